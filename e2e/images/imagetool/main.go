@@ -25,7 +25,7 @@ import (
 )
 
 // epoch is the latest time in any image: newer files carry it instead of the time they were built.
-var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+var epoch = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 
 type list []string
 
