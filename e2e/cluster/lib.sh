@@ -1,6 +1,7 @@
 # Names and small functions that every script of this folder shares. Sourced, never run.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
+export LC_ALL=C.UTF-8
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${CLIP_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/clip}
 # Everything a running cluster keeps on disk. Two clusters need two folders and nothing else.
