@@ -1,0 +1,7 @@
+//! The YAML that people apply is the one that the types describe.
+
+#[test]
+fn the_checked_in_crd_is_what_the_types_say() {
+    expect_test::expect_file!["../clip.dev_clipimages.yaml"]
+        .assert_eq(&clip_crds::clip_image_crd_yaml());
+}
