@@ -1,0 +1,477 @@
+//! The client: one way to send a request to a registry, used by everything else in this crate.
+//!
+//! A request is authenticated as the registry asks, repeated after a pause when that may help, and redirected without
+//! taking `Authorization` to another host:
+//!
+//! ```text
+//!  send ──► send_once ──► registry ──► 2xx, 404, …  ──► the caller
+//!    ▲         │ redirect     ├──► 401, 403         ──► renew the authorization, once
+//!    │         └─► other host └──► 429, 5xx, no answer ─► wait
+//!    └───────────────────────────────────────────────────────┘
+//! ```
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
+use reqwest::{Method, Response, StatusCode, Url};
+use serde::Deserialize;
+
+use crate::auth::{Access, Auth, Grant};
+use crate::blob::RedirectCache;
+use crate::credentials::{CredentialStore, Credentials};
+use crate::error::{ClientError, CredentialOrigin, RequestError};
+use crate::http::{Http, TransportError, authority, is_loopback};
+use crate::reference::{DEFAULT_REGISTRY, Repository};
+use crate::retry::{Backoff, is_transient, retry_after};
+
+/// Which registries are spoken to without TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// Those on this machine (`localhost`, `127.0.0.0/8`, `::1`), unless they turn out to speak TLS.
+    #[default]
+    Loopback,
+    /// These as well, as `host` (any port) or `host:port`.
+    Hosts(Vec<String>),
+    /// All.
+    All,
+}
+
+/// How a [`Client`] shall behave. `ClientOptions::default()` is right for a workstation.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Which registries are spoken to without TLS.
+    pub plain_http: PlainHttp,
+    /// Where credentials come from.
+    pub credentials: Credentials,
+    /// Sent as `User-Agent`.
+    pub user_agent: String,
+    /// PEM files with CA certificates that are trusted in addition to the system's.
+    pub ca_certificates: Vec<PathBuf>,
+    /// Limit for a connection to come about, TLS included.
+    pub connect_timeout: Duration,
+    /// A transfer on which nothing arrives for so long is broken off, and resumed.
+    pub read_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            plain_http: PlainHttp::default(),
+            credentials: Credentials::default(),
+            user_agent: concat!("clip/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ca_certificates: Vec::new(),
+            // A SYN that is lost twice still gets through: the kernel repeats it after 1 and 3 s.
+            connect_timeout: Duration::from_secs(10),
+            // Slower than any registry that works, faster than a pod's patience.
+            read_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Speaks to registries. Cheap to clone; clones share connections, tokens and redirects.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub http: Http,
+    pub redirects: RedirectCache,
+    plain_http: PlainHttp,
+    auth: Auth,
+    /// What was found out about loopback registries.
+    schemes: Mutex<HashMap<String, Scheme>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+/// One request to a registry's API.
+#[derive(Clone, Debug)]
+pub(crate) struct Request<'a> {
+    pub method: Method,
+    pub repository: &'a Repository,
+    pub endpoint: Endpoint,
+    pub access: Access,
+    pub headers: HeaderMap,
+    pub body: Option<Bytes>,
+    /// What the request is about, for messages: a reference or a repository.
+    pub target: String,
+    /// Whether it may be sent again when it is unknown what became of it.
+    pub repeatable: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Endpoint {
+    /// Below `/v2/REPOSITORY/`.
+    Path(String),
+    /// An address that the registry gave us.
+    Url(Url),
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn get(repository: &'a Repository, path: String) -> Request<'a> {
+        Request {
+            method: Method::GET,
+            repository,
+            endpoint: Endpoint::Path(path),
+            access: Access::Pull,
+            headers: HeaderMap::new(),
+            body: None,
+            target: repository.to_string(),
+            repeatable: true,
+        }
+    }
+}
+
+/// A response, and where it came from if that was not the registry itself.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub response: Response,
+    pub redirected_to: Option<Url>,
+}
+
+impl Client {
+    /// A client that behaves as `options` say. Reads credentials and certificates; opens no connection.
+    pub fn new(options: ClientOptions) -> Result<Client, ClientError> {
+        let inner = Inner {
+            http: Http::new(&options)?,
+            redirects: RedirectCache::default(),
+            auth: Auth::new(CredentialStore::new(&options.credentials)?),
+            plain_http: options.plain_http,
+            schemes: Mutex::default(),
+        };
+        Ok(Client {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Sends `request` until there is an answer that the caller has to judge: not 401, 403, 429 or 5xx.
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
+        let Inner { http, auth, .. } = &*self.inner;
+        let (repository, access) = (request.repository, request.access);
+        let mut backoff = if request.repeatable {
+            Backoff::new()
+        } else {
+            Backoff::once()
+        };
+        let mut grant = auth.current(http, repository, access).await?;
+        let mut renewed = false;
+        loop {
+            let (error, pause) = match self.send_once(request, grant.as_ref()).await {
+                Ok(answer) => {
+                    let status = answer.response.status();
+                    let refused =
+                        matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                    if refused && answer.redirected_to.is_none() {
+                        if !renewed {
+                            renewed = true;
+                            let headers = answer.response.headers();
+                            let new = auth
+                                .renew(http, repository, access, grant.as_ref(), headers)
+                                .await?;
+                            if new.is_some() {
+                                grant = new;
+                                continue;
+                            }
+                        }
+                        return Err(refusal(http, request, grant.as_ref(), answer.response).await);
+                    }
+                    if refused || is_transient(status) {
+                        let pause = retry_after(answer.response.headers());
+                        (
+                            status_error(http, &request.target, answer.response).await,
+                            pause,
+                        )
+                    } else {
+                        return Ok(answer);
+                    }
+                }
+                Err(error) => (error, None),
+            };
+            if !backoff.wait(pause).await {
+                return Err(error);
+            }
+            tracing::debug!(target = %request.target, %error, "trying again");
+        }
+    }
+
+    /// Sends `request` once, and follows where it is sent on to.
+    async fn send_once(
+        &self,
+        request: &Request<'_>,
+        grant: Option<&Grant>,
+    ) -> Result<Answer, RequestError> {
+        /// Registries redirect to a mirror, that to a store of blobs; more hops are a loop.
+        const MOST_REDIRECTS: usize = 5;
+
+        let api = self
+            .api_url(request.repository.registry(), &request.target)
+            .await?;
+        let mut url = match &request.endpoint {
+            Endpoint::Path(path) => {
+                let path = format!("/v2/{}/{path}", request.repository.name());
+                api.join(&path)
+                    .map_err(|e| not_an_address(request, &path, e.to_string()))?
+            }
+            Endpoint::Url(url) => url.clone(),
+        };
+        let mut redirected_to = None;
+        for _ in 0..=MOST_REDIRECTS {
+            let mut attempt = reqwest::Request::new(request.method.clone(), url.clone());
+            *attempt.headers_mut() = request.headers.clone();
+            if let Some(grant) = grant.filter(|_| same_server(&url, &api)) {
+                attempt
+                    .headers_mut()
+                    .insert(AUTHORIZATION, grant.header.clone());
+            }
+            if let Some(body) = &request.body {
+                *attempt.body_mut() = Some(body.clone().into());
+            }
+            let sent = self.inner.http.send(attempt).await;
+            let response = sent.map_err(|e| e.into_request_error(&request.target))?;
+            let repeats = matches!(request.method, Method::GET | Method::HEAD);
+            if !(repeats && response.status().is_redirection()) {
+                return Ok(Answer {
+                    response,
+                    redirected_to,
+                });
+            }
+            url = location(&response, request)?;
+            redirected_to = (!same_server(&url, &api)).then(|| url.clone());
+        }
+        Err(not_an_address(
+            request,
+            url.as_str(),
+            "too many redirects".to_owned(),
+        ))
+    }
+
+    /// The root of a registry's API.
+    async fn api_url(&self, registry: &str, target: &str) -> Result<Url, RequestError> {
+        let host = if registry == DEFAULT_REGISTRY {
+            "registry-1.docker.io"
+        } else {
+            registry
+        };
+        let scheme = match self.scheme(host).await {
+            Ok(Scheme::Http) => "http",
+            Ok(Scheme::Https) => "https",
+            Err(error) => return Err(error.into_request_error(target)),
+        };
+        Url::parse(&format!("{scheme}://{host}/")).map_err(|e| RequestError::Unreachable {
+            target: target.to_owned(),
+            host: host.to_owned(),
+            cause: e.to_string(),
+            speaks_plain_http: false,
+        })
+    }
+
+    async fn scheme(&self, host: &str) -> Result<Scheme, TransportError> {
+        let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        match &self.inner.plain_http {
+            PlainHttp::All => return Ok(Scheme::Http),
+            PlainHttp::Hosts(hosts) if hosts.iter().any(|h| h == host || h == without_port) => {
+                return Ok(Scheme::Http);
+            }
+            _ if !is_loopback(host) => return Ok(Scheme::Https),
+            _ => {}
+        }
+        let known = self.schemes().get(host).copied();
+        match known {
+            Some(scheme) => Ok(scheme),
+            None => {
+                let scheme = self.probe(host).await?;
+                self.schemes().insert(host.to_owned(), scheme);
+                Ok(scheme)
+            }
+        }
+    }
+
+    /// Asks a loopback registry in plain HTTP. A TLS server answers that with a complaint, or with bytes that are not
+    /// HTTP, or hangs up.
+    async fn probe(&self, host: &str) -> Result<Scheme, TransportError> {
+        let Ok(url) = Url::parse(&format!("http://{host}/v2/")) else {
+            return Ok(Scheme::Http);
+        };
+        match self
+            .inner
+            .http
+            .send(reqwest::Request::new(Method::GET, url))
+            .await
+        {
+            Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
+                let body = read_limited(&self.inner.http, response, 4096)
+                    .await
+                    .unwrap_or_default();
+                let complains = String::from_utf8_lossy(&body).contains("HTTPS");
+                Ok(if complains {
+                    Scheme::Https
+                } else {
+                    Scheme::Http
+                })
+            }
+            Ok(_) => Ok(Scheme::Http),
+            Err(error) if error.connected => Ok(Scheme::Https),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn schemes(&self) -> std::sync::MutexGuard<'_, HashMap<String, Scheme>> {
+        self.inner
+            .schemes
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl TransportError {
+    pub(crate) fn into_request_error(self, target: &str) -> RequestError {
+        let TransportError {
+            host,
+            cause,
+            speaks_plain_http,
+            ..
+        } = self;
+        RequestError::Unreachable {
+            target: target.to_owned(),
+            host,
+            cause,
+            speaks_plain_http,
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes; what is beyond is left unread.
+pub(crate) async fn read_limited(
+    http: &Http,
+    mut response: Response,
+    limit: usize,
+) -> Result<Bytes, TransportError> {
+    let host = authority(response.url());
+    let mut body = BytesMut::new();
+    while body.len() < limit {
+        match tokio::time::timeout(http.read_timeout, response.chunk()).await {
+            Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => return Err(TransportError::from_reqwest(host, &error)),
+            Err(_) => return Err(TransportError::timed_out(host, http.read_timeout)),
+        }
+    }
+    Ok(body.freeze())
+}
+
+/// What an answer that is no success means.
+pub(crate) async fn status_error(http: &Http, target: &str, response: Response) -> RequestError {
+    let (status, host, target) = (
+        response.status(),
+        authority(response.url()),
+        target.to_owned(),
+    );
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return RequestError::RateLimited {
+            target,
+            host,
+            retry_after: retry_after(response.headers()),
+        };
+    }
+    let detail_text = registry_words(http, response).await;
+    RequestError::Status {
+        target,
+        host,
+        status: status.as_u16(),
+        detail_text,
+    }
+}
+
+async fn refusal(
+    http: &Http,
+    request: &Request<'_>,
+    grant: Option<&Grant>,
+    response: Response,
+) -> RequestError {
+    let target = request.target.clone();
+    let registry = request.repository.registry().to_owned();
+    let origin = grant.map_or(CredentialOrigin::Anonymous, |grant| grant.origin.clone());
+    let anonymous_token = grant.is_some() && origin == CredentialOrigin::Anonymous;
+    if response.status() == StatusCode::UNAUTHORIZED || anonymous_token {
+        return RequestError::Unauthorized {
+            target,
+            registry,
+            origin,
+            anonymous_token,
+        };
+    }
+    let detail_text = registry_words(http, response).await;
+    RequestError::Forbidden {
+        target,
+        registry,
+        origin,
+        detail_text,
+    }
+}
+
+/// The message in a registry's JSON error, shortened: <https://github.com/opencontainers/distribution-spec> "Error Codes".
+async fn registry_words(http: &Http, response: Response) -> String {
+    #[derive(Deserialize)]
+    struct Body {
+        errors: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let body = read_limited(http, response, 8192).await.unwrap_or_default();
+    let parsed: Option<Body> = serde_json::from_slice(&body).ok();
+    let entry = parsed.and_then(|body| body.errors.into_iter().next());
+    let words = entry.map_or_else(String::new, |e| {
+        if e.message.is_empty() {
+            e.code
+        } else {
+            e.message
+        }
+    });
+    words
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(200)
+        .collect()
+}
+
+fn location(response: &Response, request: &Request<'_>) -> Result<Url, RequestError> {
+    let text = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    response
+        .url()
+        .join(text)
+        .map_err(|e| not_an_address(request, text, e.to_string()))
+}
+
+fn not_an_address(request: &Request<'_>, address: &str, cause: String) -> RequestError {
+    RequestError::Unreachable {
+        target: request.target.clone(),
+        host: request.repository.registry().to_owned(),
+        cause: format!("it sent us to {address:?}: {cause}"),
+        speaks_plain_http: false,
+    }
+}
+
+/// Scheme, host and port: only the server that asked for a credential gets to see it.
+fn same_server(a: &Url, b: &Url) -> bool {
+    (a.scheme(), a.host_str(), a.port_or_known_default())
+        == (b.scheme(), b.host_str(), b.port_or_known_default())
+}

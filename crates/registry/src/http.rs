@@ -1,0 +1,227 @@
+//! The HTTP clients under everything: TLS with ring, root certificates, proxies, time-outs.
+//!
+//! * Roots are the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured); in an image without any, Mozilla's,
+//!   which are built in; and always those of [`ClientOptions::ca_certificates`](crate::ClientOptions).
+//! * HTTP/1.1 only: each range request has a connection of its own, so that one stalled or throttled transfer does
+//!   not hold up the others, as the streams of one HTTP/2 connection do.
+//! * Redirects are never followed here: the caller does, and decides who gets to see `Authorization`.
+//! * Loopback hosts are asked directly, whatever `HTTP_PROXY` says.
+
+use std::error::Error as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Url;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use crate::client::ClientOptions;
+use crate::error::ClientError;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
+    proxied: reqwest::Client,
+    direct: reqwest::Client,
+    /// A connection on which nothing arrives for so long is given up.
+    pub(crate) read_timeout: Duration,
+}
+
+impl Http {
+    pub(crate) fn new(options: &ClientOptions) -> Result<Http, ClientError> {
+        let tls = tls_config(&options.ca_certificates)?;
+        let build = |proxy: bool| {
+            let mut builder = reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .http1_only()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(options.connect_timeout)
+                .user_agent(&options.user_agent);
+            if !proxy {
+                builder = builder.no_proxy();
+            }
+            builder
+                .build()
+                .map_err(|e| ClientError::Http(innermost(&e)))
+        };
+        Ok(Http {
+            proxied: build(true)?,
+            direct: build(false)?,
+            read_timeout: options.read_timeout,
+        })
+    }
+
+    /// Sends a request; an error means that no answer came.
+    pub(crate) async fn send(
+        &self,
+        request: reqwest::Request,
+    ) -> Result<reqwest::Response, TransportError> {
+        let host = authority(request.url());
+        let client = match request.url().host_str() {
+            Some(host) if is_loopback(host) => &self.direct,
+            _ => &self.proxied,
+        };
+        // An upload is allowed to be as slow as 100 kB/s before its answer is missed.
+        let upload = request
+            .body()
+            .and_then(|b| b.as_bytes())
+            .map_or(0, <[u8]>::len);
+        let patience = self.read_timeout + Duration::from_millis(upload as u64 / 100);
+        match tokio::time::timeout(patience, client.execute(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(TransportError::from_reqwest(host, &error)),
+            Err(_) => Err(TransportError::timed_out(host, patience)),
+        }
+    }
+}
+
+/// No answer came, or it broke off.
+#[derive(Debug, Clone)]
+pub(crate) struct TransportError {
+    pub host: String,
+    pub cause: String,
+    pub speaks_plain_http: bool,
+    pub connected: bool,
+}
+
+impl TransportError {
+    pub(crate) fn from_reqwest(host: String, error: &reqwest::Error) -> TransportError {
+        let mut speaks_plain_http = false;
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let inner = cause
+                .downcast_ref::<std::io::Error>()
+                .and_then(|e| e.get_ref());
+            let tls = inner.and_then(|e| e.downcast_ref::<rustls::Error>());
+            speaks_plain_http |= matches!(tls, Some(rustls::Error::InvalidMessage(_)));
+            source = cause.source();
+        }
+        let cause = innermost(error);
+        TransportError {
+            host,
+            cause,
+            speaks_plain_http,
+            connected: !error.is_connect(),
+        }
+    }
+
+    pub(crate) fn timed_out(host: String, patience: Duration) -> TransportError {
+        let cause = format!("no answer within {} s", patience.as_secs_f32());
+        TransportError {
+            host,
+            cause,
+            speaks_plain_http: false,
+            connected: true,
+        }
+    }
+}
+
+/// The cause at the end of the chain: reqwest's and hyper's own words say only that a request failed.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// `host[:port]` of a URL.
+pub(crate) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether a host name, with or without brackets and port, means this machine.
+pub(crate) fn is_loopback(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => registry.split(':').next().unwrap_or_default(),
+    };
+    let host = if registry.parse::<std::net::Ipv6Addr>().is_ok() {
+        registry
+    } else {
+        host
+    };
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn tls_config(ca_files: &[impl AsRef<Path>]) -> Result<rustls::ClientConfig, ClientError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    for path in ca_files {
+        add_ca_file(&mut roots, path.as_ref())?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ClientError::Http(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn add_ca_file(roots: &mut RootCertStore, path: &Path) -> Result<(), ClientError> {
+    let error = |cause: String| ClientError::CaCertificates {
+        path: path.to_owned(),
+        cause,
+    };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| error(e.to_string()))?;
+    if certificates.is_empty() {
+        return Err(error("it holds no certificate".to_owned()));
+    }
+    for certificate in certificates {
+        roots.add(certificate).map_err(|e| error(e.to_string()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_recognised_with_and_without_port() {
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1",
+            "127.1.2.3:80",
+            "[::1]:5000",
+            "[::1]",
+            "::1",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "docker.io",
+            "128.0.0.1",
+            "localhost.evil.org",
+            "[2001:db8::1]:5000",
+            "10.0.0.1:5000",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_client_can_be_made_without_any_system_certificate() {
+        assert!(tls_config(&[] as &[&Path]).is_ok());
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = tls_config(&[file.path()]).unwrap_err().to_string();
+        assert!(error.contains(file.path().to_str().unwrap()), "{error}");
+    }
+}

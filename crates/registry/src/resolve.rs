@@ -1,0 +1,580 @@
+//! From a source and a platform to one image: manifest, configuration and layers, each checked against its digest.
+//!
+//! An index may list other indexes, attestations and images for other platforms; what is wanted is searched depth
+//! first, the best-matching platform first. Documents are kept verbatim, because their digests are over the bytes.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Response, StatusCode};
+use serde::Deserialize;
+
+use crate::blob::BlobSource;
+use crate::client::{Client, Request, read_limited, status_error};
+use crate::digest::Digest;
+use crate::error::{FetchError, RequestError, ResolveError};
+use crate::http::authority;
+use crate::manifest::{self, ConfigView, Descriptor, Index, Manifest};
+use crate::platform::Platform;
+use crate::reference::{Reference, Repository};
+use crate::source::{ImageSource, LAYOUT_REGISTRY, ambiguous, blob_path, layout_entries};
+
+/// Registries accept no larger manifests: <https://github.com/opencontainers/distribution-spec> "Pushing Manifests".
+const MANIFEST_LIMIT: usize = 4 << 20;
+/// The largest configurations seen (thousands of history entries) stay below 1 MiB.
+const CONFIG_LIMIT: usize = 8 << 20;
+/// Bounds the search through an index that somebody made to be searched for ever.
+const MOST_DOCUMENTS: usize = 64;
+
+/// One image for one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// The registry's host name, or [`LAYOUT_REGISTRY`].
+    pub registry: String,
+    /// The repository's name, or the layout's canonical directory.
+    pub repository: String,
+    /// The tag asked for, if it was a tag.
+    pub tag: Option<String>,
+    /// What the reference itself points to: an index's digest, or the same as `manifest_digest`. A moved tag shows here.
+    pub reference_digest: Digest,
+    /// The digest of `manifest`.
+    pub manifest_digest: Digest,
+    /// OCI's or Docker's.
+    pub manifest_media_type: String,
+    /// The image's manifest, byte for byte.
+    pub manifest: Vec<u8>,
+    /// The image's configuration, byte for byte.
+    pub config: Vec<u8>,
+    /// What the image runs on.
+    pub platform: Platform,
+    /// The layers, the lowest first.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerDescriptor {
+    /// Digest of the blob as it is in the registry.
+    pub digest: Digest,
+    /// Length of that blob in bytes.
+    pub size: u64,
+    /// How it is compressed.
+    pub media_type: String,
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+}
+
+/// A manifest or index as it came, checked against its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawManifest {
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// What it is.
+    pub media_type: String,
+    /// The document, byte for byte.
+    pub bytes: Bytes,
+}
+
+impl Client {
+    /// Finds the image that `source` means on `platform`.
+    pub async fn resolve(
+        &self,
+        source: &ImageSource,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, ResolveError> {
+        let resolver = Resolver::new(self, source, platform).await?;
+        let (reference_digest, found) = match source {
+            ImageSource::Registry(reference) => {
+                let top = self.fetch_manifest(reference).await?;
+                (
+                    Some(top.digest.clone()),
+                    resolver.search(vec![Step::Document(top, None)]).await?,
+                )
+            }
+            ImageSource::Layout { dir, tag } => {
+                let entries = layout_entries(dir, tag.as_deref()).await?;
+                match &entries[..] {
+                    [only] => {
+                        let top = resolver.fetch(only).await?;
+                        (
+                            Some(only.digest.clone()),
+                            resolver.search(vec![Step::Document(top, None)]).await?,
+                        )
+                    }
+                    several if several.iter().all(|entry| entry.platform.is_some()) => (
+                        None,
+                        resolver.search(choose(several.to_vec(), platform)).await?,
+                    ),
+                    several => return Err(ambiguous(dir, several)),
+                }
+            }
+        };
+        resolver.describe(reference_digest, found)
+    }
+
+    /// Asks what a reference points to now, without fetching it. What polling a tag costs: one HEAD.
+    pub async fn head_manifest(&self, reference: &Reference) -> Result<Descriptor, ResolveError> {
+        let response = self.manifest_request(reference, Method::HEAD).await?;
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let digest = header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+        let media_type = header(CONTENT_TYPE.as_str()).map(essence);
+        let size = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
+        match (digest, media_type, size) {
+            (Some(digest), Some(media_type), Some(size)) => {
+                Ok(Descriptor::new(&media_type, digest, size))
+            }
+            // Both headers are optional in the specification.
+            _ => {
+                let raw = self.fetch_manifest(reference).await?;
+                Ok(Descriptor::new(
+                    &raw.media_type,
+                    raw.digest,
+                    raw.bytes.len() as u64,
+                ))
+            }
+        }
+    }
+
+    /// Fetches the manifest or index that a reference points to, and checks it if the reference has a digest.
+    pub async fn fetch_manifest(&self, reference: &Reference) -> Result<RawManifest, ResolveError> {
+        let response = self.manifest_request(reference, Method::GET).await?;
+        let content_type = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map(essence);
+        let announced = response.headers().get("docker-content-digest");
+        let announced = announced.and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
+        let host = authority(response.url());
+        let body = read_limited(&self.inner.http, response, MANIFEST_LIMIT + 1).await;
+        let bytes = body.map_err(|error| RequestError::Unreachable {
+            target: reference.to_string(),
+            host,
+            cause: error.cause,
+            speaks_plain_http: false,
+        })?;
+        let expected = reference.digest().or(announced.as_ref());
+        raw_manifest(&reference.to_string(), bytes, content_type, expected)
+    }
+
+    async fn manifest_request(
+        &self,
+        reference: &Reference,
+        method: Method,
+    ) -> Result<Response, ResolveError> {
+        let mut request = Request::get(
+            reference.in_repository(),
+            format!("manifests/{}", reference.selector()),
+        );
+        request.method = method;
+        request.target = reference.to_string();
+        request
+            .headers
+            .insert(ACCEPT, HeaderValue::from_static(manifest::ACCEPT));
+        let not_found = || ResolveError::ImageNotFound {
+            reference: reference.to_string(),
+            registry: reference.registry().to_owned(),
+        };
+        match self.send(&request).await {
+            Ok(answer) if answer.response.status().is_success() => Ok(answer.response),
+            Ok(answer) if answer.response.status() == StatusCode::NOT_FOUND => Err(not_found()),
+            Ok(answer) => Err(
+                status_error(&self.inner.http, &request.target, answer.response)
+                    .await
+                    .into(),
+            ),
+            // So Docker Hub answers for a repository that does not exist.
+            Err(RequestError::Unauthorized {
+                anonymous_token: true,
+                ..
+            }) => Err(not_found()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// One search.
+struct Resolver<'a> {
+    source: &'a ImageSource,
+    platform: &'a Platform,
+    name: String,
+    place: Place<'a>,
+    blobs: BlobSource,
+}
+
+enum Place<'a> {
+    Registry(&'a Client, &'a Repository),
+    Layout(&'a Path),
+}
+
+/// What is still to be looked at.
+enum Step {
+    Document(RawManifest, Option<Platform>),
+    Entry(Descriptor),
+}
+
+/// The image that was looked for.
+struct Found {
+    raw: RawManifest,
+    manifest: Manifest,
+    config: Bytes,
+    diff_ids: Vec<Digest>,
+    platform: Platform,
+}
+
+impl<'a> Resolver<'a> {
+    async fn new(
+        client: &'a Client,
+        source: &'a ImageSource,
+        platform: &'a Platform,
+    ) -> Result<Resolver<'a>, ResolveError> {
+        let (place, blobs) = match source {
+            ImageSource::Registry(reference) => {
+                let repository = reference.in_repository();
+                (
+                    Place::Registry(client, repository),
+                    BlobSource::registry(client, repository.clone()),
+                )
+            }
+            ImageSource::Layout { dir, .. } => {
+                let error = |e: std::io::Error| ResolveError::Layout {
+                    dir: dir.clone(),
+                    cause: e.to_string(),
+                };
+                let canonical = tokio::fs::canonicalize(dir).await.map_err(error)?;
+                (Place::Layout(dir), BlobSource::layout(canonical))
+            }
+        };
+        Ok(Resolver {
+            source,
+            platform,
+            name: source.to_string(),
+            place,
+            blobs,
+        })
+    }
+
+    /// Goes through `steps`, the last pushed first, until an image for the platform is found.
+    async fn search(&self, mut steps: Vec<Step>) -> Result<Found, ResolveError> {
+        let mut available = Vec::new();
+        for _ in 0..MOST_DOCUMENTS {
+            let (raw, platform) = match steps.pop() {
+                Some(Step::Document(raw, platform)) => (raw, platform),
+                Some(Step::Entry(entry)) => match &entry.platform {
+                    Some(platform) if self.platform.distance_to(platform).is_none() => {
+                        available.push(Platform::normalised(
+                            &platform.os,
+                            &platform.architecture,
+                            platform.variant.as_deref(),
+                        ));
+                        continue;
+                    }
+                    _ => (self.fetch(&entry).await?, entry.platform),
+                },
+                None => break,
+            };
+            match raw.media_type.as_str() {
+                manifest::OCI_INDEX | manifest::DOCKER_INDEX => {
+                    let index: Index = self.parse("index", &raw.bytes)?;
+                    steps.extend(choose(index.manifests, self.platform));
+                }
+                _ => match self.image(raw, platform).await? {
+                    Ok(found) => return Ok(found),
+                    Err(other_platform) => available.push(other_platform),
+                },
+            }
+        }
+        available.sort_by_key(Platform::to_string);
+        available.dedup();
+        Err(ResolveError::PlatformNotFound {
+            reference: self.name.clone(),
+            wanted: self.platform.clone(),
+            available,
+        })
+    }
+
+    /// The image of a manifest, or the platform that it is for instead. An index's word on the platform outranks the
+    /// configuration's, which often lacks the variant.
+    async fn image(
+        &self,
+        raw: RawManifest,
+        platform: Option<Platform>,
+    ) -> Result<Result<Found, Platform>, ResolveError> {
+        let manifest: Manifest = self.parse("manifest", &raw.bytes)?;
+        if !is_image_config(&manifest.config.media_type) {
+            let media_type = manifest.artifact_type.unwrap_or(manifest.config.media_type);
+            return Err(ResolveError::UnsupportedMediaType {
+                reference: self.name.clone(),
+                media_type,
+            });
+        }
+        let config = self.config(&manifest.config.digest).await?;
+        let view: ConfigView = self.parse("configuration", &config)?;
+        let platform = match platform {
+            Some(platform) => platform,
+            None if view.os.is_empty() && view.architecture.is_empty() => self.platform.clone(),
+            None => {
+                let own =
+                    Platform::normalised(&view.os, &view.architecture, view.variant.as_deref());
+                if self.platform.distance_to(&own).is_none() {
+                    return Ok(Err(own));
+                }
+                own
+            }
+        };
+        let platform = Platform::normalised(
+            &platform.os,
+            &platform.architecture,
+            platform.variant.as_deref(),
+        );
+        Ok(Ok(Found {
+            raw,
+            manifest,
+            config,
+            diff_ids: view.rootfs.diff_ids,
+            platform,
+        }))
+    }
+
+    async fn fetch(&self, entry: &Descriptor) -> Result<RawManifest, ResolveError> {
+        match &self.place {
+            Place::Registry(client, repository) => {
+                let reference = Reference::with_digest((*repository).clone(), entry.digest.clone());
+                client.fetch_manifest(&reference).await
+            }
+            Place::Layout(dir) => {
+                let path = blob_path(dir, &entry.digest);
+                let error = |cause: String| ResolveError::Layout {
+                    dir: dir.to_path_buf(),
+                    cause,
+                };
+                let length = tokio::fs::metadata(&path)
+                    .await
+                    .map_err(|e| error(format!("{}: {e}", entry.digest)))?;
+                if length.len() > MANIFEST_LIMIT as u64 {
+                    let (reference, what, limit) = (self.name.clone(), "manifest", MANIFEST_LIMIT);
+                    return Err(ResolveError::TooLarge {
+                        reference,
+                        what,
+                        limit,
+                    });
+                }
+                let bytes = tokio::fs::read(&path)
+                    .await
+                    .map_err(|e| error(format!("{}: {e}", entry.digest)))?;
+                raw_manifest(
+                    &self.name,
+                    bytes.into(),
+                    Some(essence(&entry.media_type)),
+                    Some(&entry.digest),
+                )
+            }
+        }
+    }
+
+    async fn config(&self, digest: &Digest) -> Result<Bytes, ResolveError> {
+        let reference = || self.name.clone();
+        self.blobs
+            .read_all(digest, CONFIG_LIMIT)
+            .await
+            .map_err(|error| match error {
+                FetchError::DigestMismatch { digest, actual, .. } => ResolveError::DigestMismatch {
+                    reference: reference(),
+                    what: "configuration",
+                    expected: digest,
+                    actual,
+                },
+                FetchError::TooLarge { limit, .. } => ResolveError::TooLarge {
+                    reference: reference(),
+                    what: "configuration",
+                    limit,
+                },
+                error => error.into(),
+            })
+    }
+
+    fn parse<T: for<'de> Deserialize<'de>>(
+        &self,
+        what: &'static str,
+        bytes: &[u8],
+    ) -> Result<T, ResolveError> {
+        serde_json::from_slice(bytes).map_err(|e| malformed(&self.name, what, e.to_string()))
+    }
+
+    fn describe(
+        &self,
+        reference_digest: Option<Digest>,
+        found: Found,
+    ) -> Result<ResolvedImage, ResolveError> {
+        let Found {
+            raw,
+            manifest,
+            config,
+            diff_ids,
+            platform,
+        } = found;
+        if manifest.layers.len() != diff_ids.len() {
+            return Err(ResolveError::LayerCount {
+                reference: self.name.clone(),
+                layers: manifest.layers.len(),
+                diff_ids: diff_ids.len(),
+            });
+        }
+        let layers = manifest.layers.into_iter().zip(diff_ids);
+        let layers = layers
+            .map(|(layer, diff_id)| LayerDescriptor {
+                digest: layer.digest,
+                size: layer.size,
+                media_type: layer.media_type,
+                diff_id,
+            })
+            .collect();
+        let (registry, repository) = self.blobs.location();
+        let tag = match self.source {
+            ImageSource::Registry(reference) => reference.tag().map(str::to_owned),
+            ImageSource::Layout { tag, .. } => tag.clone(),
+        };
+        Ok(ResolvedImage {
+            registry,
+            repository,
+            tag,
+            reference_digest: reference_digest.unwrap_or_else(|| raw.digest.clone()),
+            manifest_digest: raw.digest,
+            manifest_media_type: raw.media_type,
+            manifest: raw.bytes.into(),
+            config: config.into(),
+            platform,
+            layers,
+        })
+    }
+}
+
+impl ResolvedImage {
+    /// Whether the image came from a directory.
+    pub fn is_from_layout(&self) -> bool {
+        self.registry == LAYOUT_REGISTRY
+    }
+}
+
+/// The entries of an index in the order in which to try them, the best last: it is popped first. Images for other
+/// platforms come along, to be listed if nothing is found.
+fn choose(entries: Vec<Descriptor>, platform: &Platform) -> Vec<Step> {
+    let mut entries: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| !entry.is_attestation())
+        .collect();
+    // Of equally good ones the first in the index counts, so reverse before the stable sort.
+    entries.reverse();
+    entries.sort_by_key(|entry| {
+        let rank = match &entry.platform {
+            Some(offered) => platform
+                .distance_to(offered)
+                .map_or(u32::MAX, |distance| distance),
+            None => u32::MAX - 1,
+        };
+        // Those that do not match go on top: they are only noted down, which costs nothing.
+        if rank == u32::MAX {
+            (1, 0)
+        } else {
+            (0, u32::MAX - rank)
+        }
+    });
+    entries.into_iter().map(Step::Entry).collect()
+}
+
+/// Checks a document and finds out what it is: its `Content-Type`, else what it says of itself, else its looks.
+fn raw_manifest(
+    name: &str,
+    bytes: Bytes,
+    content_type: Option<String>,
+    expected: Option<&Digest>,
+) -> Result<RawManifest, ResolveError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Looks {
+        #[serde(default)]
+        schema_version: u32,
+        media_type: Option<String>,
+        config: Option<serde::de::IgnoredAny>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    if bytes.len() > MANIFEST_LIMIT {
+        let (reference, what, limit) = (name.to_owned(), "manifest", MANIFEST_LIMIT);
+        return Err(ResolveError::TooLarge {
+            reference,
+            what,
+            limit,
+        });
+    }
+    let digest = Digest::sha256_of(&bytes);
+    if let Some(expected) = expected.filter(|expected| **expected != digest) {
+        let (reference, what, expected) = (name.to_owned(), "manifest", expected.clone());
+        return Err(ResolveError::DigestMismatch {
+            reference,
+            what,
+            expected,
+            actual: digest,
+        });
+    }
+    let looks: Looks =
+        serde_json::from_slice(&bytes).map_err(|e| malformed(name, "manifest", e.to_string()))?;
+    let vague = |media_type: &String| {
+        matches!(
+            media_type.as_str(),
+            "" | "application/json" | "text/plain" | "application/octet-stream"
+        )
+    };
+    let media_type = content_type
+        .filter(|t| !vague(t))
+        .or(looks.media_type)
+        .unwrap_or_else(|| {
+            let guess = match (looks.schema_version, looks.manifests, looks.config) {
+                (1, ..) => "application/vnd.docker.distribution.manifest.v1+json",
+                (_, Some(_), None) => manifest::OCI_INDEX,
+                (_, None, Some(_)) => manifest::OCI_MANIFEST,
+                _ => "unknown",
+            };
+            guess.to_owned()
+        });
+    match media_type.as_str() {
+        manifest::OCI_MANIFEST
+        | manifest::OCI_INDEX
+        | manifest::DOCKER_MANIFEST
+        | manifest::DOCKER_INDEX => Ok(RawManifest {
+            digest,
+            media_type,
+            bytes,
+        }),
+        _ => Err(ResolveError::UnsupportedMediaType {
+            reference: name.to_owned(),
+            media_type,
+        }),
+    }
+}
+
+fn is_image_config(media_type: &str) -> bool {
+    // Docker's earliest schema 2 images say octet-stream.
+    matches!(
+        media_type,
+        manifest::OCI_CONFIG | manifest::DOCKER_CONFIG | "application/octet-stream" | ""
+    )
+}
+
+/// A media type without its parameters.
+fn essence(media_type: &str) -> String {
+    media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase()
+}
+
+fn malformed(name: &str, what: &'static str, cause: String) -> ResolveError {
+    ResolveError::Malformed {
+        reference: name.to_owned(),
+        what,
+        cause,
+    }
+}

@@ -1,0 +1,279 @@
+//! One transfer of a blob from a registry: open, read, and when it breaks off, open again where it stopped.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
+
+use crate::blob::{BlobSource, Place};
+use crate::client::{Client, Request, status_error};
+use crate::digest::Digest;
+use crate::error::FetchError;
+use crate::http::{TransportError, authority, innermost};
+use crate::reference::Repository;
+use crate::retry::Backoff;
+
+/// After this many bytes a transfer has earned a new set of tries: a long blob over a bad line still arrives, and a
+/// line that yields nothing still ends.
+const PROGRESS: u64 = 256 * 1024;
+
+/// Starts to read from `start` to `end`, or to the blob's end.
+pub(crate) async fn start(
+    source: BlobSource,
+    digest: Digest,
+    start: u64,
+    end: Option<u64>,
+) -> Result<impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static, FetchError> {
+    let mut transfer = Transfer {
+        source,
+        digest,
+        next: start,
+        end,
+        body: None,
+        backoff: Backoff::new(),
+        earned: 0,
+    };
+    transfer.body = Some(transfer.open().await?);
+    Ok(stream::try_unfold(transfer, |mut transfer| async move {
+        let chunk = transfer.chunk().await?;
+        Ok(chunk.map(|chunk| (chunk, transfer)))
+    }))
+}
+
+struct Transfer {
+    source: BlobSource,
+    digest: Digest,
+    /// The next byte to give out.
+    next: u64,
+    /// Where to stop, once that is known.
+    end: Option<u64>,
+    body: Option<Body>,
+    backoff: Backoff,
+    /// Bytes given out since the last interruption.
+    earned: u64,
+}
+
+struct Body {
+    response: Response,
+    /// Bytes before the range that a registry sends which does not do ranges.
+    skip: u64,
+}
+
+impl Transfer {
+    /// The next bytes; `None` at the end.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        loop {
+            if self.end == Some(self.next) {
+                return Ok(None);
+            }
+            let mut body = match self.body.take() {
+                Some(body) => body,
+                None => self.open().await?,
+            };
+            match next_chunk(&mut body.response, self.read_timeout()).await {
+                Ok(Some(chunk)) => {
+                    self.source.count_bytes(chunk.len());
+                    let wanted = self.wanted(&mut body, chunk);
+                    self.body = Some(body);
+                    if !wanted.is_empty() {
+                        self.advance(wanted.len() as u64);
+                        return Ok(Some(wanted));
+                    }
+                }
+                // A body of unknown length ends where it ends; hyper reports one that is cut off.
+                Ok(None) if self.end.is_none() => return Ok(None),
+                Ok(None) => self.pause("the body ended early".to_owned()).await?,
+                Err(cause) => self.pause(cause).await?,
+            }
+        }
+    }
+
+    /// The part of `chunk` that was asked for.
+    fn wanted(&self, body: &mut Body, mut chunk: Bytes) -> Bytes {
+        let skipped = body.skip.min(chunk.len() as u64);
+        body.skip -= skipped;
+        let mut wanted = chunk.split_off(skipped as usize);
+        if let Some(end) = self.end {
+            wanted.truncate((end - self.next).min(wanted.len() as u64) as usize);
+        }
+        wanted
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.next += bytes;
+        self.earned += bytes;
+        if self.earned >= PROGRESS {
+            self.earned = 0;
+            self.backoff = Backoff::new();
+        }
+    }
+
+    async fn pause(&mut self, cause: String) -> Result<(), FetchError> {
+        self.earned = 0;
+        tracing::debug!(digest = %self.digest, at = self.next, cause, "a transfer broke off");
+        if self.backoff.wait(None).await {
+            return Ok(());
+        }
+        let (repository, digest, at) = (self.source.to_string(), self.digest.clone(), self.next);
+        Err(FetchError::Interrupted {
+            repository,
+            digest,
+            at,
+            cause,
+        })
+    }
+
+    fn read_timeout(&self) -> Duration {
+        match &self.source.inner.place {
+            Place::Registry(client, _) => client.inner.http.read_timeout,
+            Place::Layout(_) => Duration::MAX,
+        }
+    }
+
+    /// Asks for the bytes from `next` on, and checks that it is these that come.
+    async fn open(&mut self) -> Result<Body, FetchError> {
+        let Place::Registry(client, repository) = &self.source.inner.place else {
+            unreachable!("layouts are read by layout.rs");
+        };
+        let response = self.request(&client.clone(), &repository.clone()).await?;
+        let length = header(&response, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        match response.status() {
+            StatusCode::OK => {
+                self.set_total(length)?;
+                Ok(Body {
+                    response,
+                    skip: self.next,
+                })
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                let text = header(&response, CONTENT_RANGE).unwrap_or_default();
+                match parse_content_range(text) {
+                    Some((first, _, total)) if first == self.next => {
+                        self.set_total(total)?;
+                        Ok(Body { response, skip: 0 })
+                    }
+                    _ => Err(FetchError::WrongRange {
+                        repository: self.source.to_string(),
+                        digest: self.digest.clone(),
+                        range: self.range(),
+                        answer: text.to_owned(),
+                    }),
+                }
+            }
+            StatusCode::NOT_FOUND => Err(FetchError::NotFound {
+                repository: self.source.to_string(),
+                digest: self.digest.clone(),
+            }),
+            StatusCode::RANGE_NOT_SATISFIABLE => Err(self.out_of_range()),
+            _ => Err(
+                status_error(&client.inner.http, &self.source.to_string(), response)
+                    .await
+                    .into(),
+            ),
+        }
+    }
+
+    /// Learns the blob's length.
+    fn set_total(&mut self, total: Option<u64>) -> Result<(), FetchError> {
+        match (self.end, total) {
+            (Some(end), Some(total)) if total < end => Err(self.out_of_range()),
+            (None, total) => {
+                self.end = total;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn out_of_range(&self) -> FetchError {
+        FetchError::OutOfRange {
+            repository: self.source.to_string(),
+            digest: self.digest.clone(),
+            range: self.range(),
+        }
+    }
+
+    fn range(&self) -> std::ops::Range<u64> {
+        self.next..self.end.unwrap_or(u64::MAX)
+    }
+
+    /// Sends the request: to where the blob was redirected last time, else to the registry.
+    async fn request(
+        &self,
+        client: &Client,
+        repository: &Repository,
+    ) -> Result<Response, FetchError> {
+        let range = match (self.next, self.end) {
+            (0, None) => None,
+            (next, None) => Some(format!("bytes={next}-")),
+            (next, Some(end)) => Some(format!("bytes={next}-{}", end - 1)),
+        };
+        let range = range.and_then(|text| HeaderValue::from_str(&text).ok());
+
+        let redirects = &client.inner.redirects;
+        if let Some(url) = redirects.get(repository, &self.digest) {
+            let mut request = reqwest::Request::new(Method::GET, url);
+            request
+                .headers_mut()
+                .extend(range.clone().map(|value| (RANGE, value)));
+            self.source.count_request();
+            match client.inner.http.send(request).await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                _ => redirects.forget(repository, &self.digest),
+            }
+        }
+
+        let mut request = Request::get(repository, format!("blobs/{}", self.digest));
+        request.headers.extend(range.map(|value| (RANGE, value)));
+        self.source.count_request();
+        let answer = client.send(&request).await?;
+        if let Some(url) = answer
+            .redirected_to
+            .filter(|_| answer.response.status().is_success())
+        {
+            redirects.put(repository, &self.digest, url);
+        }
+        Ok(answer.response)
+    }
+}
+
+async fn next_chunk(response: &mut Response, patience: Duration) -> Result<Option<Bytes>, String> {
+    match tokio::time::timeout(patience, response.chunk()).await {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) => Err(innermost(&error)),
+        Err(_) => Err(TransportError::timed_out(authority(response.url()), patience).cause),
+    }
+}
+
+fn header(response: &Response, name: reqwest::header::HeaderName) -> Option<&str> {
+    response.headers().get(name)?.to_str().ok()
+}
+
+/// `bytes FIRST-LAST/TOTAL`, where TOTAL may be `*`.
+fn parse_content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((
+        first.trim().parse().ok()?,
+        last.trim().parse().ok()?,
+        total.trim().parse().ok(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_is_read_with_and_without_a_total() {
+        assert_eq!(
+            parse_content_range("bytes 5-9/100"),
+            Some((5, 9, Some(100)))
+        );
+        assert_eq!(parse_content_range("bytes 5-9/*"), Some((5, 9, None)));
+        assert_eq!(parse_content_range("bytes */100"), None);
+        assert_eq!(parse_content_range("items 5-9/100"), None);
+    }
+}
