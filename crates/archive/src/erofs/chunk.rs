@@ -49,7 +49,7 @@ impl ChunkMap {
             if segment.logical < previous_end {
                 return Err(ChunkError::Invalid);
             }
-            let aligned = |position: u64| position % BLOCK as u64 == 0;
+            let aligned = |position: u64| position.is_multiple_of(BLOCK as u64);
             if !aligned(segment.logical)
                 || !aligned(segment.tar_offset)
                 || !(aligned(end) || end == size)

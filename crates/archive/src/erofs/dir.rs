@@ -12,7 +12,6 @@ use super::{FileType, Nid, ReadError};
 use crate::tree::NodeId;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 /// The entries of a directory as they are stored, "." and ".." in their places.
 pub(super) fn entries(
@@ -20,15 +19,18 @@ pub(super) fn entries(
     itself: NodeId,
     parent: NodeId,
 ) -> impl Iterator<Item = (&[u8], NodeId)> {
-    let between = |from: Bound<&'static [u8]>, to: Bound<&'static [u8]>| {
-        let range = children.range::<[u8], _>((from, to));
-        range.map(|(name, &node)| (name.as_slice(), node))
-    };
-    between(Bound::Unbounded, Bound::Excluded(b"."))
-        .chain([(b".".as_slice(), itself)])
-        .chain(between(Bound::Excluded(b"."), Bound::Excluded(b"..")))
-        .chain([(b"..".as_slice(), parent)])
-        .chain(between(Bound::Excluded(b".."), Bound::Unbounded))
+    let mut dots = [(b".".as_slice(), itself), (b"..", parent)]
+        .into_iter()
+        .peekable();
+    let mut children = children
+        .iter()
+        .map(|(name, &node)| (name.as_slice(), node))
+        .peekable();
+    std::iter::from_fn(move || match (dots.peek(), children.peek()) {
+        (Some(dot), Some(child)) if child.0 < dot.0 => children.next(),
+        (Some(_), _) => dots.next(),
+        (None, _) => children.next(),
+    })
 }
 
 /// Fills blocks with entries in order, each as full as it gets.
@@ -128,7 +130,7 @@ impl<'a> DirBlock<'a> {
             return Err(corrupt);
         }
         let names_at = usize::from(u16_at(bytes, 8));
-        if names_at < DIRENT_LEN || names_at % DIRENT_LEN != 0 || names_at > bytes.len() {
+        if names_at < DIRENT_LEN || !names_at.is_multiple_of(DIRENT_LEN) || names_at > bytes.len() {
             return Err(corrupt);
         }
         Ok(Self {

@@ -55,7 +55,8 @@ pub enum FileType {
 }
 
 impl FileType {
-    /// The file type bits of `st_mode` (`S_IFREG`, `S_IFDIR`, ...).
+    /// The file type bits of `st_mode` (`S_IFREG`, `S_IFDIR`, ...). Shifted right by 12 they are the
+    /// type that `readdir` tells (`DT_REG`, `DT_DIR`, ...).
     pub fn mode_bits(self) -> u16 {
         match self {
             Self::Fifo => 0o010000,

@@ -1,7 +1,10 @@
 //! Damaged and hostile images: any answer will do, but no panic and no endless work.
 
-use crate::trees::{any_tree, everything};
+use crate::trees::{add, any_tree, empty_tree, everything, node};
+use crate::view::{assert_same, expected};
+use clip_archive::Segment;
 use clip_archive::erofs::{Image, Nid, ReadError, write};
+use clip_archive::tree::NodeKind;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -21,6 +24,37 @@ proptest! {
     }
 
     #[test]
+    fn a_forged_superblock_with_a_sound_checksum_never_panics(
+        tree in any_tree(),
+        forged in vec((1036usize..1152, any::<u8>()), 1..6),
+    ) {
+        let mut bytes = write(&tree).unwrap();
+        for (position, value) in forged {
+            bytes[position] = value;
+        }
+        bytes[1028..1032].fill(0);
+        let checksum = !crc32c::crc32c(&bytes[1024..1536]);
+        bytes[1028..1032].copy_from_slice(&checksum.to_le_bytes());
+        exercise(&bytes);
+    }
+
+    #[test]
+    fn a_file_with_impossible_segments_is_written_rightly_or_refused(
+        (size, tar_size) in (any_number(), any_number()),
+        segments in vec((any_number(), any_number(), any_number()), 0..4),
+    ) {
+        let segments = segments.into_iter();
+        let segments = segments.map(|(logical, length, tar_offset)| Segment { logical, length, tar_offset });
+        let kind = NodeKind::File { layer: 0, size, segments: segments.collect() };
+        let mut tree = empty_tree(&[tar_size]);
+        add(&mut tree, 0, b"x", node(kind));
+        if let Ok(bytes) = write(&tree) {
+            let image = Image::open(&bytes).unwrap();
+            assert_same("our reader", &crate::our_reader::view(&image), &expected(&tree));
+        }
+    }
+
+    #[test]
     fn an_image_cut_short_never_panics(tree in any_tree(), len in any::<Index>()) {
         let bytes = write(&tree).unwrap();
         exercise(&bytes[..len.index(bytes.len())]);
@@ -28,7 +62,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_behind_a_sound_superblock_never_panic(noise in vec(any::<u8>(), 0..6000)) {
-        let mut bytes = write(&crate::trees::empty_tree(&[512])).unwrap();
+        let mut bytes = write(&empty_tree(&[512])).unwrap();
         let len = bytes.len();
         for (place, byte) in bytes[1536..len].iter_mut().zip(noise) {
             *place = byte;
@@ -39,7 +73,7 @@ proptest! {
 
 #[test]
 fn every_flipped_bit_of_the_superblock_is_noticed() {
-    let bytes = write(&crate::trees::empty_tree(&[1024])).unwrap();
+    let bytes = write(&empty_tree(&[1024])).unwrap();
     for bit in 1024 * 8..1536 * 8 {
         let mut bytes = bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -83,6 +117,16 @@ fn a_node_is_only_read_as_what_it_is() {
         image.inode(Nid(1 << 40)),
         Err(ReadError::Corrupt { .. })
     ));
+}
+
+/// Small, near a block's border, near a power of two, or huge.
+fn any_number() -> impl Strategy<Value = u64> {
+    let near = |n: u64, by: u64| n.wrapping_add(by).wrapping_sub(2);
+    prop_oneof![
+        4 => (0..8u64).prop_map(|blocks| blocks * 512),
+        2 => (0..8u64, 0..5u64).prop_map(move |(blocks, by)| near(blocks * 512, by)),
+        1 => (9..64u32, 0..5u64).prop_map(move |(power, by)| near(1 << power, by)),
+    ]
 }
 
 /// Asks everything of every slot that could be an inode.

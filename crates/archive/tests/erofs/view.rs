@@ -36,15 +36,13 @@ pub enum Detail {
 /// The parts of a file that are compared: all of a small one, samples of a large one.
 pub fn windows(size: u64) -> Vec<Range<u64>> {
     const SAMPLE: u64 = 5000;
-    match size {
-        0 => vec![],
-        1..=1_000_000 => vec![0..size],
-        _ => [0, size / 2, (1 << 30) - 100, size - SAMPLE]
-            .into_iter()
-            .filter(|start| start + SAMPLE <= size)
-            .map(|start| start..start + SAMPLE)
-            .collect(),
-    }
+    let (starts, len) = match size {
+        0 => (vec![], 0),
+        1..=1_000_000 => (vec![0], size),
+        _ => (vec![0, size / 2, (1 << 30) - 100, size - SAMPLE], SAMPLE),
+    };
+    let windows = starts.into_iter().map(|start| start..start + len);
+    windows.filter(|window| window.end <= size).collect()
 }
 
 /// The bytes of a layer's tar: a pattern, but zeros in the middle of every GiB, so that large
