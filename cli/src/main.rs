@@ -1,2 +1,59 @@
-//! Placeholder.
-fn main() {}
+//! `clip`: index an image, look into the archive, mount it.
+
+mod archive_source;
+mod common;
+mod failure;
+mod index;
+mod inspect;
+mod list;
+mod mount;
+mod progress;
+mod publish;
+mod umount;
+mod units;
+
+use clap::{Parser, Subcommand};
+use common::CommonArgs;
+use failure::Failure;
+use std::process::ExitCode;
+
+/// Read a container image before it has been pulled.
+///
+/// An image is indexed once into a small archive: `clip index alpine:3.20 alpine.clip`. The archive
+/// holds names, attributes and seek points, no content. Mount it anywhere, and what is read is
+/// fetched from the image's own registry, piece by piece: `clip mount alpine.clip ./mnt`.
+#[derive(Debug, Parser)]
+#[command(name = "clip", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Index(index::IndexArgs),
+    Inspect(inspect::InspectArgs),
+    Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
+    Ls(list::LsArgs),
+    Cat(list::CatArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.common.init_logs();
+    let done = match cli.command {
+        Command::Index(args) => index::run(&cli.common, args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Mount(args) => mount::run(&cli.common, args),
+        Command::Umount(args) => umount::run(args),
+        Command::Ls(args) => list::ls(&cli.common, args),
+        Command::Cat(args) => list::cat(&cli.common, args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The node-wide span cache: one copy per layer, shared by every image, mount and process.
+//!
+//! ```text
+//! DIR/layers/<section digest>/data     the uncompressed tar, sparse: holes where nothing was fetched
+//!                             states   header, then one 32-bit state per span (memory-mapped)
+//! ```
+//!
+//! The key is the digest of the layer's *section*: it covers the positions and the digests of all
+//! spans, so an archive that lies spoils only its own cache.
+//!
+//! A read finds its spans' states. All present: one `pread`. Otherwise the missing spans are
+//! fetched, decoded, compared with their digests, written, and only then marked present. Many
+//! readers of one span cause one fetch; two processes may both fetch a span, and write the same
+//! verified bytes to the same place.
+//!
+//! States survive a restart of the process. After a restart of the machine nobody knows what of
+//! the data reached the disk, so every state from before is "unverified": the span's digest is
+//! computed once more before its first use.
+
+mod fetch;
+mod layer;
+mod states;
+mod stats;
+
+pub use fetch::FillError;
+pub use layer::{LayerReader, LayerSpec, ReadError, SpanCache, Windows};
+pub use stats::CacheStats;

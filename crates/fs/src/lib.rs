@@ -1,1 +1,22 @@
-//! Placeholder.
+//! A read-only filesystem over an opened archive.
+//!
+//! * [`ImageFs`] is the filesystem itself: attributes, lookups, directories and content by node.
+//!   It knows nothing of FUSE; tests and `clip cat` call it directly.
+//! * [`Session`] serves an [`ImageFs`] on a FUSE connection (`fuse.rs` translates, nothing more).
+//! * [`mount_points`] reads the kernel's mount table; a mounted tree is never touched to learn
+//!   about it, because a touch on a dead or slow mount can block.
+//!
+//! The tree lies in a memory-mapped EROFS image, so a mount parses nothing. Node numbers are EROFS
+//! node numbers: a server needs no state beside the connection.
+
+mod fuse;
+mod image_fs;
+mod mapped;
+pub mod mount_points;
+mod nodes;
+mod session;
+
+pub use image_fs::{ImageFs, ImageFsError, ImageInfo, Resolved};
+pub use mapped::Mapped;
+pub use nodes::Layout;
+pub use session::{MountOptions, Session};

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Indexing one layer: its blob goes in as it is downloaded, its archive section comes out.
+//!
+//! ```text
+//! blob bytes ─┬─ sha256 ── must be the manifest's digest
+//!             └─ inflate ─┬─ sha256 ── must be the configuration's diffID
+//!                         ├─ spans, seek points, span digests   (clip-seek)
+//!                         └─ tar walk ── entries                 (tar.rs)
+//! ```
+//!
+//! One pass, bounded memory (the entries, and a few hundred KiB), nothing on disk.
+
+mod layer;
+mod tar;
+
+pub use layer::{IndexedLayer, LayerError, LayerIndexer, LayerInfo};
+pub use tar::{TarError, TarWalker};

@@ -1,0 +1,64 @@
+# The one menu: `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BINARIES := clip clip-operator clip-csi-node
+CLIP_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/clip
+export CLIP_CACHE_DIR
+step = @printf '\n== %s (%s)\n' "$(1)" "$$(date +%T)"
+
+.PHONY: help
+help: ## Show this menu
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: demo demo-stop
+demo: ## Start a real cluster, install Clip, and let a pod read an image that nobody pulled
+	@e2e/demo
+demo-stop: ## Stop what `make demo` started
+	@e2e/cluster/down
+
+.PHONY: test
+test: setup lint unit e2e ## Everything that must pass before a commit
+
+.PHONY: setup
+setup: ## Install and build what tests and demo need, once per machine
+	$(call step,setup)
+	@e2e/cluster/setup
+
+.PHONY: lint
+lint: ## Formatting, clippy, chart, shell scripts
+	$(call step,lint)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: unit
+unit: ## Tests that need no cluster (real registries, mounts and judges, as root)
+	$(call step,unit and integration tests)
+	cargo test --locked --workspace --exclude clip-e2e
+
+.PHONY: release
+release: ## The static binaries
+	$(call step,release binaries)
+	cargo build --locked --release $(addprefix -p ,$(BINARIES))
+
+.PHONY: e2e
+e2e: release ## The whole system on a real cluster
+	$(call step,end to end)
+	cargo test --locked -p clip-e2e -- --test-threads=1
+
+.PHONY: bench
+bench: release ## Ratios against peers and limits; NAME=archive-size for one, JSON=FILE for rows
+	cargo run --locked --release -q -p clip-bench -- $(if $(NAME),--name $(NAME)) $(if $(JSON),--json $(JSON))
+
+.PHONY: generate
+generate: ## Rewrite generated files: CRD YAML, golden transcripts
+	UPDATE_EXPECT=1 cargo test --locked -p clip-crds -p clip-operator
+
+.PHONY: deny
+deny: ## Licences, sources and who may import what (installs cargo-deny on first use)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check bans licenses sources
+
+.PHONY: clean
+clean: ## Remove build results and the cluster; the cache of tools and images stays
+	e2e/cluster/down
+	cargo clean

@@ -1,0 +1,124 @@
+//! FILE or IMAGE: commands that read take either. An image is indexed first, once per digest.
+
+use crate::{
+    common::{RegistryArgs, StateArgs, runtime},
+    failure::Failure,
+    progress::Shown,
+};
+use clap::Args;
+use clip_engine::{
+    IndexOptions, Node, NodeOptions, OpenedImage, StateDir, index_image,
+    registry::{ImageSource, Platform},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::runtime::Runtime;
+
+/// An archive or an image, and how to get at its content.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// An archive, or an image to index first (kept in the state directory for the next time).
+    #[arg(value_name = "FILE|IMAGE")]
+    source: String,
+
+    /// How long a read may wait for the registry before it fails, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    read_timeout: u64,
+
+    #[command(flatten)]
+    state: StateArgs,
+
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// An opened image and the runtime on which it fetches.
+#[derive(Debug)]
+pub struct Opened {
+    /// The image.
+    pub image: OpenedImage,
+    /// The node that serves it.
+    pub node: Node,
+    /// The archive on disk.
+    pub archive: PathBuf,
+    /// Dropped last: fetches run on it.
+    pub runtime: Runtime,
+}
+
+impl SourceArgs {
+    /// Opens what the user named.
+    pub fn open(&self, verbose: bool) -> Result<Opened, Failure> {
+        let runtime = runtime()?;
+        let archive = match self.archive_file()? {
+            Some(file) => file,
+            None => self.index(&runtime, verbose)?,
+        };
+        let options = NodeOptions {
+            state_dir: self.state.path()?,
+            client: self.registry.options()?,
+            read_timeout: Duration::from_secs(self.read_timeout),
+        };
+        let node = Node::new(options, runtime.handle().clone())?;
+        let image = node.open_image(&archive, None)?;
+        Ok(Opened {
+            image,
+            node,
+            archive,
+            runtime,
+        })
+    }
+
+    /// The file that is meant, or none when it is an image.
+    fn archive_file(&self) -> Result<Option<PathBuf>, Failure> {
+        let path = Path::new(&self.source);
+        if path.is_file() {
+            return Ok(Some(path.to_owned()));
+        }
+        let looks_like_a_file =
+            self.source.ends_with(".clip") || self.source.starts_with(['/', '.', '~']);
+        match looks_like_a_file {
+            true => Err(Failure::local(format!(
+                "{} does not exist: make it with `clip index IMAGE {}`",
+                self.source, self.source
+            ))),
+            false => Ok(None),
+        }
+    }
+
+    fn index(&self, runtime: &Runtime, verbose: bool) -> Result<PathBuf, Failure> {
+        let source: ImageSource = self.source.parse().map_err(|error| {
+            Failure::local(format!(
+                "{:?} is neither a file nor an image: {error}",
+                self.source
+            ))
+        })?;
+        let client = self.registry.client()?;
+        let state = StateDir::open(self.state.path()?)
+            .map_err(|error| Failure::local(format!("cannot use the state directory: {error}")))?;
+        let resolved = runtime
+            .block_on(client.resolve(&source, &Platform::host()))
+            .map_err(|error| Failure {
+                reason: error.reason(),
+                permanent: error.is_permanent(),
+                message: error.to_string(),
+            })?;
+        let path = state.archive(&clip_engine::digest_of(&resolved.manifest_digest));
+        if !path.exists() {
+            eprintln!("Indexing {} (once; the archive is kept)", self.source);
+            let progress = Arc::new(Shown::new(verbose));
+            let indexed = runtime.block_on(index_image(
+                &client,
+                &source,
+                &IndexOptions::default(),
+                progress,
+            ))?;
+            StateDir::write(&path, &indexed.archive).map_err(|error| {
+                Failure::local(format!("cannot write {}: {error}", path.display()))
+            })?;
+        }
+        Ok(path)
+    }
+}

@@ -1,0 +1,148 @@
+//! Flags that several commands share.
+
+use crate::failure::Failure;
+use clap::Args;
+use clip_engine::registry::{Client, ClientOptions, Credentials, PlainHttp};
+use clip_telemetry::logs;
+use std::path::PathBuf;
+use tokio::runtime::Runtime;
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Say in detail what happens.
+    #[arg(short, long, global = true, env = "CLIP_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub verbose: bool,
+
+    /// How log lines look: `text` or `json`.
+    #[arg(
+        long,
+        global = true,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_default_value = true
+    )]
+    pub log_format: logs::Format,
+}
+
+impl CommonArgs {
+    /// Starts logging.
+    pub fn init_logs(&self) {
+        logs::init(
+            logs::Verbosity::verbose_if(self.verbose, logs::Verbosity::Quiet),
+            self.log_format,
+        );
+    }
+}
+
+/// How registries are spoken to.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registry")]
+pub struct RegistryArgs {
+    /// Speak plain HTTP, to all registries or with `=HOST[:PORT]` to this one. Registries on this
+    /// machine need no flag. May be repeated.
+    #[arg(long, value_name = "HOST", num_args = 0..=1, require_equals = true, default_missing_value = "*")]
+    plain_http: Vec<String>,
+
+    /// Take credentials from this docker configuration instead of ~/.docker/config.json. May be
+    /// repeated; of equally good matches the first counts.
+    #[arg(long, value_name = "FILE")]
+    docker_config: Vec<PathBuf>,
+
+    /// Trust the certificate authorities in this PEM file, too. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Vec<PathBuf>,
+}
+
+impl RegistryArgs {
+    /// The client options that these flags ask for.
+    pub fn options(&self) -> Result<ClientOptions, Failure> {
+        self.options_with(&self.docker_config)
+    }
+
+    /// The same with other docker configurations.
+    pub fn options_with(&self, docker_config: &[PathBuf]) -> Result<ClientOptions, Failure> {
+        let plain_http = match self.plain_http.as_slice() {
+            [] => PlainHttp::Loopback,
+            hosts if hosts.iter().any(|host| host == "*") => PlainHttp::All,
+            hosts => PlainHttp::Hosts(hosts.to_vec()),
+        };
+        Ok(ClientOptions {
+            plain_http,
+            credentials: credentials(docker_config)?,
+            ca_certificates: self.ca_cert.clone(),
+            ..ClientOptions::default()
+        })
+    }
+
+    /// A client that behaves as these flags ask.
+    pub fn client(&self) -> Result<Client, Failure> {
+        client(self.options()?)
+    }
+}
+
+/// A client with these options.
+pub fn client(options: ClientOptions) -> Result<Client, Failure> {
+    Client::new(options).map_err(|error| Failure::permanent("InvalidConfiguration", error))
+}
+
+fn credentials(files: &[PathBuf]) -> Result<Credentials, Failure> {
+    match files {
+        [] => Ok(Credentials::DockerConfig(None)),
+        [file] => Ok(Credentials::DockerConfig(Some(file.clone()))),
+        files => {
+            let read = |file: &PathBuf| {
+                std::fs::read_to_string(file).map_err(|error| {
+                    Failure::permanent(
+                        "InvalidConfiguration",
+                        format!(
+                            "cannot read the docker configuration {}: {error}",
+                            file.display()
+                        ),
+                    )
+                })
+            };
+            Ok(Credentials::DockerConfigJson(
+                files.iter().map(read).collect::<Result<_, _>>()?,
+            ))
+        }
+    }
+}
+
+/// The runtime on which network work is done.
+pub fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local(format!("cannot start the network threads: {error}")))
+}
+
+/// The state directory: `--state-dir`, else `/var/lib/clip` for root, else the user's cache folder.
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// Where fetched content and expanded trees are kept [default: /var/lib/clip for root, else
+    /// ~/.cache/clip].
+    #[arg(long, value_name = "DIR", env = "CLIP_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    /// The directory that is meant.
+    pub fn path(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = &self.state_dir {
+            return Ok(dir.clone());
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok(PathBuf::from("/var/lib/clip"));
+        }
+        let from_env = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        from_env("XDG_CACHE_HOME")
+            .or_else(|| from_env("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("clip"))
+            .ok_or_else(|| Failure::local("no home directory: name a folder with --state-dir"))
+    }
+}

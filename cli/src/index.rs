@@ -1,0 +1,232 @@
+//! `clip index IMAGE [OUT]`.
+
+use crate::{
+    common::{CommonArgs, RegistryArgs, runtime},
+    failure::Failure,
+    progress::Shown,
+    publish::{PublishArgs, Published},
+    units,
+};
+use clap::{Args, ValueEnum};
+use clip_engine::{
+    Archive, Digest, IndexOptions, IndexedImage, RuntimeDirs, SpanLimits, StateDir, index_image,
+    registry::{Client, ImageSource, Platform},
+};
+use serde::Serialize;
+use std::{path::PathBuf, sync::Arc};
+
+/// Index an image: stream its layers once and write a metadata-only archive.
+///
+/// IMAGE is a reference as Docker users write it (`alpine:3.20`, `registry.local:5000/team/app`), or
+/// `oci:DIR[:TAG]` for an OCI image layout on disk. Nothing but the archive is written to disk, and
+/// the archive is written whole or not at all; after an interruption, run the command again.
+///
+/// Exit status: 0 done; 42 trying again cannot help (the image does not exist, credentials are
+/// refused, content is not supported); 2 wrong usage; 1 anything else.
+#[derive(Debug, Args)]
+pub struct IndexArgs {
+    /// The image.
+    image: String,
+
+    /// The archive to write, by custom `NAME.clip`. May be left out with --upload or --publish.
+    #[arg(required_unless_present_any = ["upload", "publish"])]
+    out: Option<PathBuf>,
+
+    /// Which platform of a multi-platform image [default: this machine's].
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+
+    /// /proc, /sys and /dev are left out. `empty` puts empty directories in their place, which a
+    /// runtime needs as mount points on a read-only root without an overlay.
+    #[arg(long, value_enum, default_value_t = RuntimeDirsArg::Omit)]
+    runtime_dirs: RuntimeDirsArg,
+
+    /// Largest piece that must be decoded for one read, in bytes (64 KiB to 256 MiB). Smaller
+    /// pieces make a larger archive.
+    #[arg(long, value_name = "BYTES", default_value_t = SpanLimits::default().tar, value_parser = clap::value_parser!(u64).range(65536..=268_435_456))]
+    max_span: u64,
+
+    /// Print what was made as one JSON object on stdout.
+    #[arg(long)]
+    json: bool,
+
+    /// Write the result, good or bad, to this file as JSON, too (a pod's termination log).
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    termination_log: Option<PathBuf>,
+
+    #[command(flatten)]
+    registry: RegistryArgs,
+
+    #[command(flatten)]
+    publish: PublishArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RuntimeDirsArg {
+    Omit,
+    Empty,
+}
+
+/// What `--json` prints and the termination log holds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    reason: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest_digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archive_digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    numbers: Option<Numbers>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Numbers {
+    files: u64,
+    layers: u64,
+    image_bytes: u64,
+    unpacked_bytes: u64,
+    archive_bytes: u64,
+    seek_points: u64,
+}
+
+/// Runs the command.
+pub fn run(common: &CommonArgs, args: IndexArgs) -> Result<(), Failure> {
+    let done = index(common, &args);
+    let report = match &done {
+        Ok(report) => report,
+        Err(failure) => &Report {
+            reason: failure.reason,
+            message: failure.message.clone(),
+            manifest_digest: None,
+            archive_digest: None,
+            published: None,
+            duration_ms: None,
+            numbers: None,
+        },
+    };
+    let json = serde_json::to_string(report).map_err(Failure::local)?;
+    if let Some(path) = &args.termination_log
+        && let Err(error) = std::fs::write(path, &json)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot write the termination log");
+    }
+    if args.json && done.is_ok() {
+        println!("{json}");
+    }
+    done.map(drop)
+}
+
+fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
+    let source: ImageSource = args
+        .image
+        .parse()
+        .map_err(|error| Failure::permanent("InvalidReference", error))?;
+    let out = args.out.as_deref().map(check_out).transpose()?;
+    let client = args.registry.client()?;
+    let runtime = runtime()?;
+    let progress = Arc::new(Shown::new(common.verbose));
+    let options = args.index_options();
+    let indexed = runtime.block_on(index_image(&client, &source, &options, progress.clone()))?;
+    let archive = Archive::open(indexed.archive.as_slice()).map_err(Failure::local)?;
+    let summary = archive.verify().map_err(Failure::local)?;
+    let digest = Digest::of(&indexed.archive);
+
+    eprintln!(
+        "Successfully indexed image with {} files in {}",
+        summary.files,
+        units::seconds(indexed.duration)
+    );
+    if progress.left_out_count() > 0 && !common.verbose {
+        eprintln!(
+            "Left out {} entries in /proc, /sys and /dev (--verbose lists them)",
+            progress.left_out_count()
+        );
+    }
+    if let Some(path) = out {
+        StateDir::write(path, &indexed.archive)
+            .map_err(|error| Failure::local(format!("cannot write {}: {error}", path.display())))?;
+        let (archive, image) = (
+            units::bytes(summary.archive_bytes),
+            units::bytes(summary.image_bytes),
+        );
+        eprintln!(
+            "Created metadata-only clip file {}: {archive} for an image of {image}",
+            path.display()
+        );
+    }
+    let published = runtime.block_on(send(args, &client, &indexed))?;
+    Ok(Report {
+        reason: "Indexed",
+        message: format!(
+            "indexed {} files of {} layers",
+            summary.files, summary.layers
+        ),
+        manifest_digest: Some(indexed.image.manifest_digest.to_string()),
+        archive_digest: Some(digest.to_string()),
+        published: published.reference,
+        duration_ms: Some(indexed.duration.as_millis() as u64),
+        numbers: Some(Numbers {
+            files: summary.files,
+            layers: summary.layers,
+            image_bytes: summary.image_bytes,
+            unpacked_bytes: summary.unpacked_bytes,
+            archive_bytes: summary.archive_bytes,
+            seek_points: summary.seek_points,
+        }),
+    })
+}
+
+async fn send(
+    args: &IndexArgs,
+    client: &Client,
+    indexed: &IndexedImage,
+) -> Result<Published, Failure> {
+    args.publish.send(&args.registry, client, indexed).await
+}
+
+/// An impossible output is found before an hour of work, not after.
+fn check_out(path: &std::path::Path) -> Result<&std::path::Path, Failure> {
+    if path.is_dir() {
+        return Err(Failure::local(format!(
+            "{} is a directory: name a file in it, like {}/image.clip",
+            path.display(),
+            path.display()
+        )));
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.is_dir() => Err(Failure::local(format!(
+            "the directory {} does not exist: create it with `mkdir -p {}`",
+            parent.display(),
+            parent.display()
+        ))),
+        _ => Ok(path),
+    }
+}
+
+impl IndexArgs {
+    fn index_options(&self) -> IndexOptions {
+        let defaults = SpanLimits::default();
+        IndexOptions {
+            platform: self.platform.clone().unwrap_or_else(Platform::host),
+            runtime_dirs: match self.runtime_dirs {
+                RuntimeDirsArg::Omit => RuntimeDirs::Omit,
+                RuntimeDirsArg::Empty => RuntimeDirs::Empty,
+            },
+            // The compressed limit keeps its proportion to the decoded one.
+            span_limits: SpanLimits {
+                tar: self.max_span,
+                blob: self.max_span / (defaults.tar / defaults.blob),
+            },
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! `clip mount FILE|IMAGE DIR`.
+
+use crate::{
+    archive_source::{Opened, SourceArgs},
+    common::CommonArgs,
+    failure::Failure,
+    umount, units,
+};
+use clap::{Args, ValueEnum};
+use clip_engine::{Digest, MountOptions, Session, mount_points};
+use std::{
+    io::{Read, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Instant,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Mount an archive or an image, read-only. What is read is fetched on demand.
+///
+/// Works as root, and for other users through `fusermount3`. Runs in the foreground until Ctrl-C or
+/// `clip umount DIR`; with --background it returns once the mount is ready.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    /// An empty directory.
+    dir: PathBuf,
+
+    /// Return when the mount is ready; the server goes on in the background.
+    #[arg(short, long)]
+    background: bool,
+
+    /// Mount options, comma-separated. `suid` honours set-user-ID bits and file capabilities, `dev`
+    /// device nodes, `allow_other` lets other users in (always on for root).
+    #[arg(
+        short = 'o',
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "OPTIONS"
+    )]
+    options: Vec<OptionArg>,
+
+    /// Set by --background for the process that serves.
+    #[arg(long, hide = true)]
+    ready_on_stdout: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OptionArg {
+    Suid,
+    Dev,
+    #[value(name = "allow_other")]
+    AllowOther,
+    /// Accepted for mount(8)'s sake.
+    Ro,
+}
+
+/// What the serving process says on its stdout once the mount is there.
+const READY: &[u8] = b"ready\n";
+
+/// Runs the command.
+pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
+    check_mount_point(&args.dir)?;
+    match args.background {
+        true => start_in_background(&args.dir),
+        false => serve(common, &args),
+    }
+}
+
+fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let opened = args.source.open(common.verbose)?;
+    let session = mount(&opened, args)?;
+    if args.ready_on_stdout {
+        announce_ready();
+    } else {
+        let info = opened.image.fs.info();
+        eprintln!(
+            "Mounted {} ({}) at {} in {}",
+            info.name,
+            units::bytes(info.unpacked_bytes),
+            args.dir.display(),
+            units::seconds(started.elapsed())
+        );
+        eprintln!(
+            "Unmount with Ctrl-C or `clip umount {}`",
+            args.dir.display()
+        );
+    }
+    unmount_on_signal(&opened, &args.dir);
+    session.join().map_err(|error| {
+        Failure::local(format!("serving {} failed: {error}", args.dir.display()))
+    })?;
+    if common.verbose {
+        let fetched = opened.image.fetched();
+        eprintln!(
+            "fetched {} ({} bytes) in {} requests",
+            units::bytes(fetched.bytes),
+            fetched.bytes,
+            fetched.requests
+        );
+    }
+    Ok(())
+}
+
+fn mount(opened: &Opened, args: &MountArgs) -> Result<Session, Failure> {
+    let has = |option| args.options.contains(&option);
+    let options = MountOptions {
+        suid: has(OptionArg::Suid),
+        dev: has(OptionArg::Dev),
+        allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
+    };
+    let archive = std::fs::read(&opened.archive).map_err(|error| {
+        Failure::local(format!("cannot read {}: {error}", opened.archive.display()))
+    })?;
+    let source = format!("clip:{}", Digest::of(&archive));
+    let handle = opened.runtime.handle().clone();
+    Session::mount(opened.image.fs.clone(), &args.dir, &source, options, handle).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => ": is the package fuse3 installed, and /dev/fuse there?",
+            std::io::ErrorKind::PermissionDenied => ": is /dev/fuse accessible, and `user_allow_other` set in /etc/fuse.conf if allow_other is wanted?",
+            _ => "",
+        };
+        Failure::local(format!("cannot mount at {}: {error}{hint}", args.dir.display()))
+    })
+}
+
+fn check_mount_point(dir: &Path) -> Result<(), Failure> {
+    let shown = dir.display();
+    let there = mount_points::at(dir).ok().flatten();
+    if let Some(mount) = there.filter(mount_points::MountPoint::is_clip) {
+        return Err(Failure::local(format!(
+            "{} is already mounted at {shown}: unmount it with `clip umount {shown}` first",
+            mount.source
+        )));
+    }
+    let mut entries = std::fs::read_dir(dir).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::local(format!(
+            "the mount point {shown} does not exist: create it with `mkdir -p {shown}`"
+        )),
+        std::io::ErrorKind::NotADirectory => {
+            Failure::local(format!("the mount point {shown} is not a directory"))
+        }
+        _ => Failure::local(format!("cannot look at the mount point {shown}: {error}")),
+    })?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Failure::local(format!(
+            "the mount point {shown} is not empty: mounting would hide what is in it; use an empty directory"
+        ))),
+    }
+}
+
+/// Starts this program again as the server, in a session of its own, and waits until it is ready or
+/// has failed. What it complains of until then reaches the user's terminal.
+fn start_in_background(dir: &Path) -> Result<(), Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::local(format!("cannot find the clip program: {error}")))?;
+    let arguments = std::env::args_os()
+        .skip(1)
+        .filter(|argument| argument != "--background" && argument != "-b");
+    let mut child = Command::new(program)
+        .args(arguments)
+        .arg("--ready-on-stdout")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|error| Failure::local(format!("cannot start the server: {error}")))?;
+    let mut said = Vec::new();
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let _ = stdout.read_to_end(&mut said);
+    if said == READY {
+        eprintln!(
+            "Mounted at {}; unmount with `clip umount {}`",
+            dir.display(),
+            dir.display()
+        );
+        return Ok(());
+    }
+    // The server has printed the reason itself.
+    let status = child
+        .wait()
+        .map_err(|error| Failure::local(format!("cannot wait for the server: {error}")))?;
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Tells the parent, then lets go of the terminal.
+fn announce_ready() {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(READY).and_then(|()| stdout.flush());
+    let _ = nix::unistd::setsid();
+    if let Ok(null) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+}
+
+/// Ctrl-C and SIGTERM unmount; the session then ends by itself.
+fn unmount_on_signal(opened: &Opened, dir: &Path) {
+    let dir = dir.to_owned();
+    opened.runtime.spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
+            return;
+        };
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        let unmounted = tokio::task::spawn_blocking(move || umount::unmount(&dir, true)).await;
+        if !matches!(unmounted, Ok(Ok(()))) {
+            std::process::exit(1);
+        }
+    });
+}

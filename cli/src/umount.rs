@@ -1,0 +1,82 @@
+//! `clip umount DIR`.
+
+use crate::failure::Failure;
+use clap::Args;
+use clip_engine::mount_points::{self, MountPoint};
+use nix::mount::{MntFlags, umount2};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Unmount an image. Works on a mount whose server is dead, too.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// The mount point.
+    dir: PathBuf,
+
+    /// Unmount although the mount is in use; it goes away when the last user does.
+    #[arg(short, long)]
+    lazy: bool,
+}
+
+/// Runs the command.
+pub fn run(args: UmountArgs) -> Result<(), Failure> {
+    unmount(&args.dir, args.lazy)
+}
+
+/// Unmounts the clip mount at `dir`, without touching what is mounted there.
+pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Failure> {
+    let shown = dir.display();
+    let mount = mount_points::at(dir)
+        .map_err(|error| Failure::local(format!("cannot find {shown}: {error}")))?;
+    let Some(mount) = mount.filter(MountPoint::is_clip) else {
+        return Err(Failure::local(format!(
+            "no clip mount at {shown}: `findmnt -t fuse.clip` lists them"
+        )));
+    };
+    match nix::unistd::geteuid().is_root() {
+        true => unmount_as_root(&mount.path, lazy),
+        false => unmount_as_user(&mount.path, lazy),
+    }
+}
+
+fn unmount_as_root(path: &Path, lazy: bool) -> Result<(), Failure> {
+    let flags = if lazy {
+        MntFlags::MNT_DETACH
+    } else {
+        MntFlags::UMOUNT_NOFOLLOW
+    };
+    umount2(path, flags).map_err(|error| match error {
+        nix::errno::Errno::EBUSY => busy(path),
+        _ => Failure::local(format!("cannot unmount {}: {error}", path.display())),
+    })
+}
+
+fn unmount_as_user(path: &Path, lazy: bool) -> Result<(), Failure> {
+    let mut fusermount = Command::new("fusermount3");
+    fusermount
+        .arg("-u")
+        .args(lazy.then_some("-z"))
+        .arg("--")
+        .arg(path);
+    match fusermount.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => Err(busy(path)),
+        Ok(output) => Err(Failure::local(format!(
+            "cannot unmount {}: {}",
+            path.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))),
+        Err(error) => Err(Failure::local(format!(
+            "cannot run fusermount3 ({error}): install the package fuse3"
+        ))),
+    }
+}
+
+fn busy(path: &Path) -> Failure {
+    let shown = path.display();
+    Failure::local(format!(
+        "{shown} is in use: `fuser -vm {shown}` shows by whom; or `clip umount --lazy {shown}`"
+    ))
+}

@@ -1,0 +1,125 @@
+//! The head: which image this is, and where its layers' sections lie.
+
+use crate::Digest;
+use serde::{Deserialize, Serialize};
+
+/// Raised when [`crate::erofs`] writes other bytes for the same tree: nodes then expand archives anew.
+pub const EROFS_WRITER_VERSION: u32 = 1;
+
+/// What an archive says about its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Registry host and port, as Docker normalises it (`docker.io`, `127.0.0.1:5000`), or
+    /// `oci-layout` for an image read from a directory.
+    pub registry: String,
+    /// Repository inside the registry (`library/alpine`), or the directory of the layout.
+    pub repository: String,
+    /// The tag that was asked for, if one was.
+    pub tag: Option<String>,
+    /// Digest of the manifest of the chosen platform.
+    pub manifest_digest: Digest,
+    /// `os/architecture[/variant]`.
+    pub platform: String,
+    /// The image configuration, verbatim (OCI image-spec, config.md).
+    #[serde(with = "crate::codec::bytes")]
+    pub config: Vec<u8>,
+    /// What became of `/proc`, `/sys` and `/dev`.
+    pub runtime_dirs: RuntimeDirs,
+    /// The layers, base first.
+    pub layers: Vec<LayerRef>,
+}
+
+/// `/proc`, `/sys` and `/dev` belong to the container runtime; what layers hold there is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RuntimeDirs {
+    /// The three directories do not exist. A runtime creates them in its writable overlay.
+    #[default]
+    Omit,
+    /// The three directories exist and are empty (mode 0755, owner 0:0): mount points for a
+    /// runtime whose root is read-only.
+    Empty,
+}
+
+/// A layer and its section.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRef {
+    /// Digest of the blob in the registry.
+    pub digest: Digest,
+    /// Digest of the uncompressed tar (OCI image-spec, config.md, "Layer DiffID").
+    pub diff_id: Digest,
+    /// Size of the blob in bytes.
+    pub size: u64,
+    /// Size of the uncompressed tar in bytes.
+    pub tar_size: u64,
+    /// Media type of the blob.
+    pub media_type: String,
+    /// Files, directories and everything else in the layer; whiteouts not counted.
+    pub files: u64,
+    /// The entries.
+    pub entries: Part,
+    /// The span table.
+    pub spans: Part,
+    /// The windows.
+    pub windows: Part,
+}
+
+/// One compressed frame inside the sections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Position relative to the start of the sections.
+    pub offset: u64,
+    /// Compressed length.
+    pub len: u64,
+    /// Decoded length.
+    pub raw_len: u64,
+    /// Digest of the decoded bytes.
+    pub digest: Digest,
+}
+
+impl LayerRef {
+    /// Identity of the layer's section: covers the blob, the tar, the entries, the spans with
+    /// their digests, and the windows. It keys the node's cache, so a section that lies harms
+    /// only its own users.
+    pub fn section_digest(&self) -> Digest {
+        Digest::of(&crate::codec::encode(&(
+            self.digest,
+            self.diff_id,
+            self.size,
+            self.tar_size,
+            self.entries.digest,
+            self.spans.digest,
+            self.windows.digest,
+        )))
+    }
+}
+
+impl Head {
+    /// Identity of the merged tree: everything that [`crate::merge()`] reads. It keys the node's
+    /// EROFS images, together with [`crate::merge::MERGE_VERSION`] and [`EROFS_WRITER_VERSION`].
+    pub fn tree_digest(&self) -> Digest {
+        let layers: Vec<_> = self
+            .layers
+            .iter()
+            .map(|layer| (layer.entries.digest, layer.tar_size))
+            .collect();
+        Digest::of(&crate::codec::encode(&(
+            crate::merge::MERGE_VERSION,
+            EROFS_WRITER_VERSION,
+            self.runtime_dirs,
+            layers,
+        )))
+    }
+
+    /// `registry/repository[:tag]`, as a person would write it.
+    pub fn image_name(&self) -> String {
+        let tag = self
+            .tag
+            .as_ref()
+            .map(|tag| format!(":{tag}"))
+            .unwrap_or_default();
+        match self.registry.as_str() {
+            "oci-layout" => format!("oci:{}{tag}", self.repository),
+            registry => format!("{registry}/{}{tag}", self.repository),
+        }
+    }
+}

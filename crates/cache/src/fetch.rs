@@ -1,0 +1,202 @@
+//! Filling a span: one fetch however many readers wait, checked before anybody sees it.
+
+use crate::{
+    layer::{LayerReader, LayerStore},
+    states::SpanState,
+    stats::Counters,
+};
+use clip_archive::{Digest, SpanKind, Window};
+use clip_registry::{BlobSource, FetchError};
+use clip_seek::{DecodeError, SpanDecoder};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Shared},
+};
+use sha2::{Digest as _, Sha256};
+use std::{
+    io,
+    os::unix::fs::FileExt,
+    sync::{Arc, PoisonError},
+};
+
+/// A fetch that any number of readers wait for.
+pub type Flight = Shared<BoxFuture<'static, Result<(), Arc<FillError>>>>;
+
+/// Why a span could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// The registry.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The compressed bytes do not decode.
+    #[error(
+        "layer {layer}, span {span}: {source}; the archive does not fit the image, index again"
+    )]
+    Decode {
+        /// The blob's digest.
+        layer: Digest,
+        /// Which span.
+        span: usize,
+        /// What the decoder says.
+        source: DecodeError,
+    },
+    /// The decoded bytes are not those that were indexed.
+    #[error(
+        "layer {layer}, span {span}: wrong content (digest {found} instead of {expected}); the registry, a mirror or the archive is wrong"
+    )]
+    Digest {
+        /// The blob's digest.
+        layer: Digest,
+        /// Which span.
+        span: usize,
+        /// What the archive says.
+        expected: Digest,
+        /// What was decoded.
+        found: Digest,
+    },
+    /// The seek windows cannot be loaded.
+    #[error("layer {layer}: {problem}")]
+    Windows {
+        /// The blob's digest.
+        layer: Digest,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// The cache cannot be written or read.
+    #[error("cannot use the cache: {0}")]
+    Io(#[from] io::Error),
+    /// The fetching task died.
+    #[error("fetching was cut short: {0}")]
+    Aborted(String),
+}
+
+/// Joins the fetch of `span` that is under way, or starts it.
+pub fn join(reader: &LayerReader, span: usize) -> Flight {
+    let key = (reader.source_id, span);
+    let mut flights = reader
+        .store
+        .flights
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some(flight) = flights.get(&key) {
+        return flight.clone();
+    }
+    let (store, source) = (reader.store.clone(), reader.source.clone());
+    // A task of its own: it goes on when the reader that started it was killed.
+    let task = reader.runtime.spawn(async move {
+        let result = fill(&store, &source, span).await.map_err(Arc::new);
+        store
+            .flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+        result
+    });
+    let flight = async move {
+        task.await
+            .unwrap_or_else(|error| Err(Arc::new(FillError::Aborted(error.to_string()))))
+    };
+    let flight = flight.boxed().shared();
+    flights.insert(key, flight.clone());
+    flight
+}
+
+async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(), FillError> {
+    match store.states.get(index) {
+        SpanState::Present => return Ok(()),
+        SpanState::Unverified if is_intact(store, index)? => {
+            store.states.set(index, SpanState::Present);
+            return Ok(());
+        }
+        _ => {}
+    }
+    let span = &store.table.spans[index];
+    let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
+    let mut hasher = Sha256::new();
+    let mut at = store.starts[index];
+    let range = span.blob_offset..span.blob_offset + span.blob_len;
+    let mut stream = source
+        .range(
+            &clip_registry::Digest::from_sha256(*store.blob_digest.as_bytes()),
+            range,
+        )
+        .await?;
+    while let Some(chunk) = stream.next().await {
+        let mut written = Ok(());
+        let mut write = |decoded: &[u8]| {
+            hasher.update(decoded);
+            if written.is_ok() {
+                written = store.data.write_all_at(decoded, at);
+            }
+            at += decoded.len() as u64;
+        };
+        decoder
+            .push(&chunk?, &mut write)
+            .map_err(|source| decode_error(store, index, source))?;
+        written?;
+    }
+    decoder
+        .finish()
+        .map_err(|source| decode_error(store, index, source))?;
+    let found = Digest::from_bytes(hasher.finalize().into());
+    if found != span.digest {
+        Counters::add(&store.counters.digest_mismatches, 1);
+        return Err(FillError::Digest {
+            layer: store.blob_digest,
+            span: index,
+            expected: span.digest,
+            found,
+        });
+    }
+    store.states.set(index, SpanState::Present);
+    Counters::add(&store.counters.spans_fetched, 1);
+    Counters::add(&store.counters.bytes_fetched, span.blob_len);
+    Ok(())
+}
+
+/// Whether the bytes of a span from before the machine's restart have their digest.
+fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
+    let span = &store.table.spans[index];
+    let (mut at, mut left) = (store.starts[index], span.tar_len);
+    let mut hasher = Sha256::new();
+    let mut buf = vec![0; 256 << 10];
+    while left > 0 {
+        let len = left.min(buf.len() as u64) as usize;
+        store.data.read_exact_at(&mut buf[..len], at)?;
+        hasher.update(&buf[..len]);
+        at += len as u64;
+        left -= len as u64;
+    }
+    Ok(Digest::from_bytes(hasher.finalize().into()) == span.digest)
+}
+
+fn window_of(store: &LayerStore, index: usize) -> Result<Option<&Window>, FillError> {
+    let SpanKind::GzipBlock { window, .. } = store.table.spans[index].kind else {
+        return Ok(None);
+    };
+    let windows_error = |problem: String| FillError::Windows {
+        layer: store.blob_digest,
+        problem,
+    };
+    let windows = match store.windows.get() {
+        Some(windows) => windows,
+        None => {
+            let windows = (store.load_windows)().map_err(windows_error)?;
+            store.windows.get_or_init(|| windows)
+        }
+    };
+    let window = windows.get(window as usize);
+    window.map(Some).ok_or_else(|| {
+        windows_error(format!(
+            "span {index} names a seek window that does not exist"
+        ))
+    })
+}
+
+fn decode_error(store: &LayerStore, span: usize, source: DecodeError) -> FillError {
+    FillError::Decode {
+        layer: store.blob_digest,
+        span,
+        source,
+    }
+}

@@ -1,0 +1,191 @@
+//! The table of span states, mapped into every process that uses the layer.
+//!
+//! ```text
+//!  0  8  "CLIPSPAN"         16 16  boot identifier of the last user
+//!  8  4  version            32 32  zero
+//! 12  4  number of spans    64  4n one state per span, native byte order
+//! ```
+//!
+//! All accesses to the states are atomic; a state is set *after* the data it speaks of was written.
+#![allow(unsafe_code)]
+
+use memmap2::{MmapOptions, MmapRaw};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+const MAGIC: &[u8; 8] = b"CLIPSPAN";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = 64;
+const BOOT_ID_AT: u64 = 16;
+
+/// What is known about a span's bytes in the data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanState {
+    /// Nothing.
+    Absent,
+    /// Written and checked since the machine was started.
+    Present,
+    /// Written and checked before the machine was last started.
+    Unverified,
+}
+
+/// The mapped table.
+#[derive(Debug)]
+pub struct SpanStates {
+    map: MmapRaw,
+    len: usize,
+}
+
+impl SpanStates {
+    /// Opens or creates the table at `path` for `len` spans. A table of another shape is begun anew.
+    pub fn open(path: &Path, len: usize) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        // One process at a time decides whether the machine was restarted in between.
+        file.lock()?;
+        let result = prepare(&file, len);
+        file.unlock()?;
+        result?;
+        let map = MmapOptions::new()
+            .len(HEADER_LEN + 4 * len)
+            .map_raw(&file)?;
+        Ok(Self { map, len })
+    }
+
+    /// The state of span `index`.
+    pub fn get(&self, index: usize) -> SpanState {
+        match self.slot(index).load(Ordering::Acquire) {
+            1 => SpanState::Present,
+            2 => SpanState::Unverified,
+            _ => SpanState::Absent,
+        }
+    }
+
+    /// Sets the state of span `index`; what was written before is visible to who sees the state.
+    pub fn set(&self, index: usize, state: SpanState) {
+        self.slot(index).store(state.code(), Ordering::Release);
+    }
+
+    fn slot(&self, index: usize) -> &AtomicU32 {
+        assert!(index < self.len, "span {index} of {}", self.len);
+        // SAFETY: the map is HEADER_LEN + 4 * len bytes long and lives as long as `self`; the slot
+        // is within it and aligned (the map is page-aligned, the header 64 bytes). All processes
+        // access slots atomically only, and nobody shrinks the file.
+        unsafe {
+            &*self
+                .map
+                .as_mut_ptr()
+                .add(HEADER_LEN + 4 * index)
+                .cast::<AtomicU32>()
+        }
+    }
+}
+
+impl SpanState {
+    fn code(self) -> u32 {
+        match self {
+            Self::Absent => 0,
+            Self::Present => 1,
+            Self::Unverified => 2,
+        }
+    }
+}
+
+/// Writes the header, and takes back trust in states from before the machine was started.
+fn prepare(file: &File, len: usize) -> io::Result<()> {
+    let size = (HEADER_LEN + 4 * len) as u64;
+    let boot_id = boot_id()?;
+    let mut header = [0; HEADER_LEN];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_ne_bytes());
+    header[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
+    header[16..32].copy_from_slice(&boot_id);
+    let mut found = [0; HEADER_LEN];
+    let same_shape = file.metadata()?.len() == size
+        && file.read_exact_at(&mut found, 0).is_ok()
+        && found[..16] == header[..16];
+    if !same_shape {
+        file.set_len(0)?;
+        file.set_len(size)?;
+        return file.write_all_at(&header, 0);
+    }
+    if found[16..32] == boot_id {
+        return Ok(());
+    }
+    let mut states = vec![0; 4 * len];
+    file.read_exact_at(&mut states, HEADER_LEN as u64)?;
+    for state in states.chunks_exact_mut(4) {
+        if state == SpanState::Present.code().to_ne_bytes() {
+            state.copy_from_slice(&SpanState::Unverified.code().to_ne_bytes());
+        }
+    }
+    file.write_all_at(&states, HEADER_LEN as u64)?;
+    file.write_all_at(&boot_id, BOOT_ID_AT)
+}
+
+/// Identifies the run of the kernel (random(4), /proc/sys/kernel/random/boot_id).
+fn boot_id() -> io::Result<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let mut id = [0; 16];
+    hex::decode_to_slice(digits, &mut id)
+        .map_err(|_| io::Error::other("the kernel's boot_id is not a UUID"))?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_survive_reopening_and_lose_trust_after_a_reboot() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("states");
+        let states = SpanStates::open(&path, 3).unwrap();
+        states.set(1, SpanState::Present);
+        let other = SpanStates::open(&path, 3).unwrap();
+        assert_eq!(
+            other.get(1),
+            SpanState::Present,
+            "a second process sees it at once"
+        );
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(&[7; 16], BOOT_ID_AT)
+            .unwrap();
+        let after_reboot = SpanStates::open(&path, 3).unwrap();
+        assert_eq!(
+            (0..3).map(|i| after_reboot.get(i)).collect::<Vec<_>>(),
+            [SpanState::Absent, SpanState::Unverified, SpanState::Absent]
+        );
+    }
+
+    #[test]
+    fn a_table_of_another_shape_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("states");
+        SpanStates::open(&path, 3)
+            .unwrap()
+            .set(0, SpanState::Present);
+        assert_eq!(
+            SpanStates::open(&path, 4).unwrap().get(0),
+            SpanState::Absent
+        );
+        std::fs::write(&path, b"garbage").unwrap();
+        assert_eq!(
+            SpanStates::open(&path, 4).unwrap().get(3),
+            SpanState::Absent
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! Counters of what the cache did, per process.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A snapshot of the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStats {
+    /// Reads answered from spans that were there.
+    pub hits: u64,
+    /// Reads that had to wait for at least one span.
+    pub misses: u64,
+    /// Spans fetched from a registry.
+    pub spans_fetched: u64,
+    /// Compressed bytes of these spans.
+    pub bytes_fetched: u64,
+    /// Spans whose fetched content had the wrong digest.
+    pub digest_mismatches: u64,
+}
+
+/// The live counters.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub spans_fetched: AtomicU64,
+    pub bytes_fetched: AtomicU64,
+    pub digest_mismatches: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub fn snapshot(&self) -> CacheStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CacheStats {
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            spans_fetched: get(&self.spans_fetched),
+            bytes_fetched: get(&self.bytes_fetched),
+            digest_mismatches: get(&self.digest_mismatches),
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! [`index_image`]: a reference goes in, an archive comes out.
+
+use crate::digest_of;
+use clip_archive::{ArchiveWriter, LayerSection, RuntimeDirs, write::ImageInfo};
+use clip_index::{IndexedLayer, LayerError, LayerIndexer, LayerInfo};
+use clip_registry::{
+    BlobSource, Client, FetchError, ImageSource, LayerDescriptor, Platform, ResolveError,
+    ResolvedImage,
+};
+use clip_seek::SpanLimits;
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// Chunks that a download may be ahead of the decoder: keeps both busy, holds little.
+const CHUNKS_AHEAD: usize = 16;
+
+/// How to index.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// Which platform of a multi-platform image.
+    pub platform: Platform,
+    /// What becomes of `/proc`, `/sys` and `/dev`.
+    pub runtime_dirs: RuntimeDirs,
+    /// How large spans may be.
+    pub span_limits: SpanLimits,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            platform: Platform::host(),
+            runtime_dirs: RuntimeDirs::default(),
+            span_limits: SpanLimits::default(),
+        }
+    }
+}
+
+/// A finished archive and what it took.
+#[derive(Debug)]
+pub struct IndexedImage {
+    /// The archive's bytes.
+    pub archive: Vec<u8>,
+    /// What was indexed.
+    pub image: ResolvedImage,
+    /// From the first request to the last byte.
+    pub duration: Duration,
+}
+
+/// Is told how far indexing is.
+pub trait Progress: Send + Sync {
+    /// The image was found; its layers follow.
+    fn resolved(&self, image: &ResolvedImage);
+    /// So many more bytes of layer `index` were taken in.
+    fn advanced(&self, index: usize, bytes: u64);
+    /// Layer `index` is done.
+    fn layer_done(&self, index: usize);
+    /// An entry at or below `/proc`, `/sys` or `/dev` was left out.
+    fn left_out(&self, path: &[u8]);
+}
+
+/// Tells nobody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn resolved(&self, _image: &ResolvedImage) {}
+    fn advanced(&self, _index: usize, _bytes: u64) {}
+    fn layer_done(&self, _index: usize) {}
+    fn left_out(&self, _path: &[u8]) {}
+}
+
+/// Why an image cannot be indexed.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The image was not found, or its manifest or configuration is not usable.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// A layer could not be downloaded.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A layer is not what it should be.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The layers cannot be laid over each other or written as a tree.
+    #[error("{0}")]
+    Tree(String),
+    /// The indexing thread died.
+    #[error("indexing was cut short: {0}; this is a defect in clip")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl IndexError {
+    /// CamelCase name of the cause, as Kubernetes conditions show it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve(error) => error.reason(),
+            Self::Fetch(error) => error.reason(),
+            Self::Layer(LayerError::BlobDigest { .. } | LayerError::DiffId { .. }) => {
+                "DigestMismatch"
+            }
+            Self::Layer(_) | Self::Tree(_) => "UnsupportedLayer",
+            Self::Panicked(_) => "InternalError",
+        }
+    }
+
+    /// Whether trying again cannot help.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Resolve(error) => error.is_permanent(),
+            Self::Fetch(error) => error.is_permanent(),
+            // A blob that was damaged on its way may arrive intact next time.
+            Self::Layer(LayerError::BlobDigest { .. }) | Self::Panicked(_) => false,
+            Self::Layer(_) | Self::Tree(_) => true,
+        }
+    }
+}
+
+/// Indexes the image at `source`: resolves it, streams its layers once, in parallel, and writes the
+/// archive. Nothing touches the disk.
+pub async fn index_image(
+    client: &Client,
+    source: &ImageSource,
+    options: &IndexOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<IndexedImage, IndexError> {
+    let started = Instant::now();
+    let image = client.resolve(source, &options.platform).await?;
+    progress.resolved(&image);
+    let sections = index_layers(
+        &client.blobs(&image),
+        &image.layers,
+        options.span_limits,
+        progress,
+    )
+    .await?;
+    let info = image_info(&image, options.runtime_dirs);
+    let archive = tokio::task::spawn_blocking(move || write_archive(sections, info)).await??;
+    Ok(IndexedImage {
+        archive,
+        image,
+        duration: started.elapsed(),
+    })
+}
+
+/// One section per layer, in order. As many layers at once as there are processors; a layer that
+/// the image uses twice is indexed once.
+async fn index_layers(
+    blobs: &BlobSource,
+    layers: &[LayerDescriptor],
+    limits: SpanLimits,
+    progress: Arc<dyn Progress>,
+) -> Result<Vec<Arc<LayerSection>>, IndexError> {
+    let parallel = std::thread::available_parallelism().map_or(2, usize::from);
+    let mut first_use = HashMap::new();
+    for (index, layer) in layers.iter().enumerate() {
+        first_use.entry(layer.digest.clone()).or_insert(index);
+    }
+    let distinct = layers
+        .iter()
+        .enumerate()
+        .filter(|(index, layer)| first_use[&layer.digest] == *index);
+    let indexed: Vec<(usize, Arc<LayerSection>)> = stream::iter(distinct)
+        .map(|(index, layer)| {
+            let progress = progress.clone();
+            async move {
+                let done = index_layer(blobs, index, layer, limits, progress.clone()).await?;
+                done.runtime_paths
+                    .iter()
+                    .for_each(|path| progress.left_out(path));
+                progress.layer_done(index);
+                Ok::<_, IndexError>((index, Arc::new(done.section)))
+            }
+        })
+        .buffer_unordered(parallel)
+        .try_collect()
+        .await?;
+    let by_index: HashMap<usize, Arc<LayerSection>> = indexed.into_iter().collect();
+    Ok(layers
+        .iter()
+        .map(|layer| by_index[&first_use[&layer.digest]].clone())
+        .collect())
+}
+
+/// Downloads on the runtime and decodes on a thread of its own.
+async fn index_layer(
+    blobs: &BlobSource,
+    index: usize,
+    layer: &LayerDescriptor,
+    limits: SpanLimits,
+    progress: Arc<dyn Progress>,
+) -> Result<IndexedLayer, IndexError> {
+    let info = LayerInfo {
+        digest: digest_of(&layer.digest),
+        diff_id: digest_of(&layer.diff_id),
+        size: layer.size,
+        media_type: layer.media_type.clone(),
+    };
+    let (chunks, mut received) = mpsc::channel::<bytes::Bytes>(CHUNKS_AHEAD);
+    let decoding = tokio::task::spawn_blocking(move || {
+        let mut indexer = LayerIndexer::new(info, limits);
+        while let Some(chunk) = received.blocking_recv() {
+            indexer.push(&chunk)?;
+            progress.advanced(index, chunk.len() as u64);
+        }
+        indexer.finish()
+    });
+    let mut blob = blobs.stream(&layer.digest).await?;
+    let mut download = Ok(());
+    while let Some(chunk) = blob.next().await {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                download = Err(error);
+                break;
+            }
+        };
+        if chunks.send(chunk).await.is_err() {
+            // The decoder has stopped: its error is the one to report.
+            break;
+        }
+    }
+    drop(chunks);
+    let decoded = decoding.await?;
+    download?;
+    Ok(decoded?)
+}
+
+fn image_info(image: &ResolvedImage, runtime_dirs: RuntimeDirs) -> ImageInfo {
+    ImageInfo {
+        registry: image.registry.clone(),
+        repository: image.repository.clone(),
+        tag: image.tag.clone(),
+        manifest_digest: digest_of(&image.manifest_digest),
+        platform: image.platform.to_string(),
+        config: image.config.clone(),
+        runtime_dirs,
+    }
+}
+
+/// Writes the archive, and makes sure that a node will be able to expand it.
+fn write_archive(sections: Vec<Arc<LayerSection>>, info: ImageInfo) -> Result<Vec<u8>, IndexError> {
+    let mut writer = ArchiveWriter::new();
+    for section in &sections {
+        writer.add_layer(section);
+    }
+    let tar_sizes = sections
+        .iter()
+        .map(|section| section.seek.tar_size)
+        .collect();
+    let entries = sections
+        .iter()
+        .map(|section| section.entries.clone())
+        .collect();
+    let tree = clip_archive::merge(entries, tar_sizes, info.runtime_dirs)
+        .map_err(|error| IndexError::Tree(error.to_string()))?;
+    clip_archive::erofs::write(&tree).map_err(|error| IndexError::Tree(error.to_string()))?;
+    Ok(writer.finish(info))
+}

@@ -1,0 +1,268 @@
+//! [`Node::open_image`]: an archive goes in, a filesystem comes out.
+
+use crate::state_dir::StateDir;
+use clip_archive::{
+    Archive, OpenError,
+    erofs::{self, Image},
+};
+use clip_cache::{CacheStats, LayerReader, LayerSpec, SpanCache};
+use clip_fs::{ImageFs, ImageInfo, Layout, Mapped, Session};
+use clip_registry::{
+    BlobSource, Client, ClientError, ClientOptions, Credentials, FetchStats, ReferenceError,
+};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::runtime::Handle;
+
+/// What all images of a node share: the state directory with its cache, and how registries are
+/// spoken to.
+#[derive(Debug)]
+pub struct Node {
+    state: StateDir,
+    cache: SpanCache,
+    options: NodeOptions,
+    runtime: Handle,
+}
+
+/// How a node works.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Where trees and the span cache live.
+    pub state_dir: PathBuf,
+    /// How registries are spoken to.
+    pub client: ClientOptions,
+    /// How long a read may wait for a registry before it fails with EIO.
+    pub read_timeout: Duration,
+}
+
+/// An image that was opened, and the counters of what it fetches.
+#[derive(Debug, Clone)]
+pub struct OpenedImage {
+    /// The filesystem.
+    pub fs: Arc<ImageFs>,
+    /// Where its content comes from.
+    pub source: BlobSource,
+}
+
+/// Why an image cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenImageError {
+    /// The archive cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The archive is not usable.
+    #[error("{path}: {source}")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: Box<OpenError>,
+    },
+    /// The tree cannot be written as EROFS.
+    #[error("{path}: {source}")]
+    Tree {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: erofs::WriteError,
+    },
+    /// The expanded tree is damaged.
+    #[error("{path} is damaged ({source}) and could not be made again")]
+    Expanded {
+        /// The expanded tree.
+        path: PathBuf,
+        /// Why.
+        source: erofs::ReadError,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {path}: {source}")]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The registry client cannot be built.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The archive names a registry or repository that is not one.
+    #[error("the archive names an impossible place for its layers: {0}")]
+    Location(#[from] ReferenceError),
+}
+
+impl Node {
+    /// A node with its state in `options.state_dir`. Network work is done on `runtime`.
+    pub fn new(options: NodeOptions, runtime: Handle) -> Result<Self, OpenImageError> {
+        let state_error = |source| OpenImageError::State {
+            path: options.state_dir.clone(),
+            source,
+        };
+        let state = StateDir::open(&options.state_dir).map_err(state_error)?;
+        let cache = SpanCache::open(&options.state_dir, runtime.clone()).map_err(state_error)?;
+        Ok(Self {
+            state,
+            cache,
+            options,
+            runtime,
+        })
+    }
+
+    /// Opens the archive at `path`. `credentials`, when given, take the place of the node's own for
+    /// this image. Blocks on the disk, never on a network.
+    pub fn open_image(
+        &self,
+        path: &Path,
+        credentials: Option<Credentials>,
+    ) -> Result<OpenedImage, OpenImageError> {
+        let archive = Arc::new(read_archive(path)?);
+        let tree = self.expand(path, &archive)?;
+        let source = self.source_of(&archive, credentials)?;
+        let layers = self.layers_of(path, &archive, &source)?;
+        let head = archive.head();
+        let info = ImageInfo {
+            name: head.image_name(),
+            unpacked_bytes: head.layers.iter().map(|layer| layer.tar_size).sum(),
+        };
+        let fs = Arc::new(ImageFs::new(tree, layers, info, self.options.read_timeout));
+        Ok(OpenedImage { fs, source })
+    }
+
+    /// Serves an opened image on a FUSE connection, in the background.
+    pub fn serve(
+        &self,
+        image: Arc<ImageFs>,
+        connection: OwnedFd,
+        layout: Layout,
+    ) -> io::Result<Session> {
+        Session::on_connection(image, connection, layout, self.runtime.clone())
+    }
+
+    /// What the cache did in this process so far.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
+    }
+
+    /// The merged tree as EROFS: made once per archive and node, then mapped.
+    fn expand(
+        &self,
+        archive_path: &Path,
+        archive: &Archive,
+    ) -> Result<Image<Mapped>, OpenImageError> {
+        let path = self.state.tree(&archive.head().tree_digest());
+        if let Ok(image) = open_tree(&path) {
+            return Ok(image);
+        }
+        let archive_error = |source| OpenImageError::Archive {
+            path: archive_path.to_owned(),
+            source: Box::new(source),
+        };
+        let tree = archive.merge().map_err(archive_error)?;
+        let bytes = erofs::write(&tree).map_err(|source| OpenImageError::Tree {
+            path: archive_path.to_owned(),
+            source,
+        })?;
+        StateDir::write(&path, &bytes).map_err(|source| OpenImageError::State {
+            path: path.clone(),
+            source,
+        })?;
+        open_tree(&path).map_err(|error| match error {
+            TreeFileError::Io(source) => OpenImageError::State { path, source },
+            TreeFileError::Format(source) => OpenImageError::Expanded { path, source },
+        })
+    }
+
+    fn source_of(
+        &self,
+        archive: &Archive,
+        credentials: Option<Credentials>,
+    ) -> Result<BlobSource, OpenImageError> {
+        let mut options = self.options.client.clone();
+        if let Some(credentials) = credentials {
+            options.credentials = credentials;
+        }
+        let client = Client::new(options)?;
+        Ok(BlobSource::open(
+            &client,
+            &archive.head().registry,
+            &archive.head().repository,
+        )?)
+    }
+
+    fn layers_of(
+        &self,
+        path: &Path,
+        archive: &Arc<Archive>,
+        source: &BlobSource,
+    ) -> Result<Vec<LayerReader>, OpenImageError> {
+        let open_layer = |(index, layer): (usize, &clip_archive::LayerRef)| {
+            let table = archive
+                .seek_table(index)
+                .map_err(|source| OpenImageError::Archive {
+                    path: path.to_owned(),
+                    source: Box::new(source),
+                })?;
+            let archive = archive.clone();
+            let spec = LayerSpec {
+                section_digest: layer.section_digest(),
+                blob_digest: layer.digest,
+                table,
+                windows: Box::new(move || {
+                    archive.windows(index).map_err(|error| error.to_string())
+                }),
+            };
+            let state_error = |source| OpenImageError::State {
+                path: self.state.path().to_owned(),
+                source,
+            };
+            self.cache.layer(spec, source.clone()).map_err(state_error)
+        };
+        archive
+            .head()
+            .layers
+            .iter()
+            .enumerate()
+            .map(open_layer)
+            .collect()
+    }
+}
+
+impl OpenedImage {
+    /// Requests and compressed bytes that this image caused so far.
+    pub fn fetched(&self) -> FetchStats {
+        self.source.stats()
+    }
+}
+
+fn read_archive(path: &Path) -> Result<Archive, OpenImageError> {
+    let bytes = std::fs::read(path).map_err(|source| OpenImageError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    Archive::open(bytes).map_err(|source| OpenImageError::Archive {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+enum TreeFileError {
+    Io(io::Error),
+    Format(erofs::ReadError),
+}
+
+/// Maps a tree and checks every byte of it: a few GB a second, once per mount.
+fn open_tree(path: &Path) -> Result<Image<Mapped>, TreeFileError> {
+    let image = Image::open(Mapped::open(path).map_err(TreeFileError::Io)?)
+        .map_err(TreeFileError::Format)?;
+    image.verify().map_err(TreeFileError::Format)?;
+    Ok(image)
+}

@@ -1,0 +1,263 @@
+//! [`ImageFs`]: an image as a filesystem, without any protocol.
+
+use crate::mapped::Mapped;
+use clip_archive::erofs::{FileType, Image, Inode, Nid, Place, ReadError as TreeError};
+use clip_cache::{LayerReader, ReadError};
+use std::{io, time::Duration};
+
+/// Facts about the image, for messages and `statfs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// `registry/repository[:tag]`.
+    pub name: String,
+    /// Sum of the uncompressed layers' sizes in bytes.
+    pub unpacked_bytes: u64,
+}
+
+/// An opened image.
+#[derive(Debug)]
+pub struct ImageFs {
+    tree: Image<Mapped>,
+    layers: Vec<LayerReader>,
+    info: ImageInfo,
+    read_timeout: Duration,
+}
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageFsError {
+    /// The tree's file is damaged.
+    #[error("the expanded tree is damaged: {0}")]
+    Tree(#[from] TreeError),
+    /// Content could not be had.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The cache could not be read.
+    #[error("cannot read the cached layer: {0}")]
+    Io(#[from] io::Error),
+    /// The tree points to a layer that the image does not have.
+    #[error("the expanded tree is damaged: a file lies in layer {0}, which does not exist")]
+    NoSuchLayer(u16),
+}
+
+/// Where a path leads.
+#[derive(Debug, Clone, Copy)]
+pub enum Resolved {
+    /// To this node.
+    Found(Inode),
+    /// Nowhere.
+    Missing,
+    /// Through something that is no directory.
+    NotADirectory,
+    /// In circles.
+    Loop,
+}
+
+/// Symbolic links followed for one path (path_resolution(7)).
+const LINKS_FOLLOWED_MAX: usize = 40;
+
+impl ImageFs {
+    /// Puts a tree and its layers together. `layers[i]` is the tree's device `i`.
+    pub fn new(
+        tree: Image<Mapped>,
+        layers: Vec<LayerReader>,
+        info: ImageInfo,
+        read_timeout: Duration,
+    ) -> Self {
+        Self {
+            tree,
+            layers,
+            info,
+            read_timeout,
+        }
+    }
+
+    /// The expanded tree.
+    pub fn tree(&self) -> &Image<Mapped> {
+        &self.tree
+    }
+
+    /// The layers, base first.
+    pub fn layers(&self) -> &[LayerReader] {
+        &self.layers
+    }
+
+    /// Facts about the image.
+    pub fn info(&self) -> &ImageInfo {
+        &self.info
+    }
+
+    /// Appends up to `len` bytes of file `nid` from `offset` on to `out`, if all of them are on the
+    /// node; false (and `out` unchanged) when something must be fetched. Never waits for a network.
+    pub fn read_cached(
+        &self,
+        nid: Nid,
+        offset: u64,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, ImageFsError> {
+        let start = out.len();
+        for extent in self
+            .tree
+            .extents(nid, offset..offset.saturating_add(len as u64))?
+        {
+            let extent = extent?;
+            let at = out.len();
+            out.resize(at + extent.len as usize, 0);
+            if let Place::Layer { index, offset } = extent.place
+                && !self.layer(index)?.read_cached(offset, &mut out[at..])?
+            {
+                out.truncate(start);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Up to `len` bytes of file `nid` from `offset` on; fewer at the file's end. Waits at most the
+    /// read timeout for what must be fetched.
+    pub async fn read(&self, nid: Nid, offset: u64, len: usize) -> Result<Vec<u8>, ImageFsError> {
+        let mut out = Vec::with_capacity(len);
+        let all = async {
+            for extent in self
+                .tree
+                .extents(nid, offset..offset.saturating_add(len as u64))?
+            {
+                let extent = extent?;
+                let at = out.len();
+                out.resize(at + extent.len as usize, 0);
+                if let Place::Layer { index, offset } = extent.place {
+                    self.layer(index)?.read(offset, &mut out[at..]).await?;
+                }
+            }
+            Ok(())
+        };
+        self.in_time(all).await?;
+        Ok(out)
+    }
+
+    /// Appends up to `len` bytes of layer `index`'s tar to `out` if they are on the node.
+    pub fn read_layer_cached(
+        &self,
+        index: u16,
+        offset: u64,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, ImageFsError> {
+        let layer = self.layer(index)?;
+        let at = out.len();
+        out.resize(at + clamp(layer.size(), offset, len), 0);
+        let found = layer.read_cached(offset, &mut out[at..])?;
+        if !found {
+            out.truncate(at);
+        }
+        Ok(found)
+    }
+
+    /// Up to `len` bytes of layer `index`'s tar.
+    pub async fn read_layer(
+        &self,
+        index: u16,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, ImageFsError> {
+        let layer = self.layer(index)?;
+        let mut out = vec![0; clamp(layer.size(), offset, len)];
+        self.in_time(async { Ok(layer.read(offset, &mut out).await?) })
+            .await?;
+        Ok(out)
+    }
+
+    /// Follows `path` from the root, symbolic links included; `follow_last` says whether a link at
+    /// the end is followed, too.
+    pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<Resolved, TreeError> {
+        let mut to_go: Vec<&[u8]> = components(path).collect();
+        let mut entered = vec![self.tree.root()];
+        let mut links = 0;
+        while let Some(name) = to_go.pop() {
+            let at = *entered.last().unwrap_or(&self.tree.root());
+            if self.tree.inode(at)?.kind != FileType::Directory {
+                return Ok(Resolved::NotADirectory);
+            }
+            if name == b".." {
+                if entered.len() > 1 {
+                    entered.pop();
+                }
+                continue;
+            }
+            let Some(nid) = self.tree.lookup(at, name)? else {
+                return Ok(Resolved::Missing);
+            };
+            if self.tree.inode(nid)?.kind != FileType::Symlink || (to_go.is_empty() && !follow_last)
+            {
+                entered.push(nid);
+                continue;
+            }
+            links += 1;
+            if links > LINKS_FOLLOWED_MAX {
+                return Ok(Resolved::Loop);
+            }
+            let target = self.tree.read_link(nid)?;
+            if target.first() == Some(&b'/') {
+                entered.truncate(1);
+            }
+            to_go.extend(components(target));
+        }
+        let last = *entered.last().unwrap_or(&self.tree.root());
+        Ok(Resolved::Found(self.tree.inode(last)?))
+    }
+
+    /// A path of `nid`, for messages. Searches the whole tree: for errors only.
+    pub fn path_of(&self, nid: Nid) -> Option<String> {
+        let mut to_visit = vec![(self.tree.root(), String::new())];
+        while let Some((dir, path)) = to_visit.pop() {
+            if dir == nid {
+                return Some(if path.is_empty() {
+                    "/".to_owned()
+                } else {
+                    path
+                });
+            }
+            for entry in self.tree.read_dir(dir, 0).ok()?.flatten() {
+                if entry.name == b"." || entry.name == b".." {
+                    continue;
+                }
+                let path = format!("{path}/{}", String::from_utf8_lossy(entry.name));
+                if entry.nid == nid {
+                    return Some(path);
+                }
+                if entry.kind == FileType::Directory {
+                    to_visit.push((entry.nid, path));
+                }
+            }
+        }
+        None
+    }
+
+    fn layer(&self, index: u16) -> Result<&LayerReader, ImageFsError> {
+        self.layers
+            .get(usize::from(index))
+            .ok_or(ImageFsError::NoSuchLayer(index))
+    }
+
+    async fn in_time(
+        &self,
+        work: impl Future<Output = Result<(), ImageFsError>>,
+    ) -> Result<(), ImageFsError> {
+        let timeout = |_| ImageFsError::Read(ReadError::Timeout(self.read_timeout));
+        tokio::time::timeout(self.read_timeout, work)
+            .await
+            .map_err(timeout)?
+    }
+}
+
+/// The components of a path, last first.
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.rsplit(|&b| b == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+}
+
+/// How many of `len` bytes at `offset` lie within `size`.
+fn clamp(size: u64, offset: u64, len: usize) -> usize {
+    size.saturating_sub(offset).min(len as u64) as usize
+}

@@ -1,0 +1,115 @@
+//! The kernel's mount table (proc_pid_mountinfo(5)).
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+};
+
+/// One line of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Device number of the filesystem, major part.
+    pub major: u32,
+    /// Minor part.
+    pub minor: u32,
+    /// Which directory of the filesystem is mounted.
+    pub root: PathBuf,
+    /// Where.
+    pub path: PathBuf,
+    /// Filesystem type (`fuse.clip`).
+    pub fs_type: String,
+    /// Source, as mount(2) was given it.
+    pub source: String,
+}
+
+impl MountPoint {
+    /// Whether this is a mount of ours.
+    pub fn is_clip(&self) -> bool {
+        self.fs_type == "fuse.clip"
+    }
+}
+
+/// All mounts that this process sees.
+pub fn all() -> io::Result<Vec<MountPoint>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table
+        .split(|&b| b == b'\n')
+        .filter_map(parse_line)
+        .collect())
+}
+
+/// The topmost mount at exactly `path`, if there is one. The path itself is not touched: only its
+/// parent directory is resolved.
+pub fn at(path: &Path) -> io::Result<Option<MountPoint>> {
+    let path = resolve_parent(path)?;
+    Ok(all()?.into_iter().rev().find(|mount| mount.path == path))
+}
+
+fn resolve_parent(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(absolute),
+    }
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+fn parse_line(line: &[u8]) -> Option<MountPoint> {
+    let mut fields = line.split(|&b| b == b' ');
+    let (major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let root = unescape(fields.next()?);
+    let path = unescape(fields.next()?);
+    let mut behind_optional = fields.skip_while(|field| *field != b"-").skip(1);
+    let fs_type = String::from_utf8_lossy(behind_optional.next()?).into_owned();
+    let source = unescape(behind_optional.next()?);
+    Some(MountPoint {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+        root: PathBuf::from(OsString::from_vec(root)),
+        path: PathBuf::from(OsString::from_vec(path)),
+        fs_type,
+        source: String::from_utf8_lossy(&source).into_owned(),
+    })
+}
+
+/// Space, tab, newline and backslash are written as three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail
+            .first_chunk::<3>()
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match (first, octal) {
+            (b'\\', Some(byte)) => {
+                out.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_optional_fields_and_escapes_is_understood() {
+        let line = br"29 1 0:25 /tree /mnt/my\040dir ro,nosuid shared:7 master:1 - fuse.clip clip:sha256:ab ro,user_id=0";
+        let mount = parse_line(line).unwrap();
+        assert_eq!((mount.major, mount.minor), (0, 25));
+        assert_eq!(
+            (mount.root.to_str(), mount.path.to_str()),
+            (Some("/tree"), Some("/mnt/my dir"))
+        );
+        assert!(mount.is_clip());
+        assert_eq!(mount.source, "clip:sha256:ab");
+    }
+}

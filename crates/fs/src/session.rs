@@ -1,0 +1,117 @@
+//! Serving an image on a FUSE connection.
+
+use crate::{fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout};
+use fuser::{Config, MountOption, SessionACL};
+use std::{io, os::fd::OwnedFd, path::Path, sync::Arc, thread::JoinHandle};
+use tokio::runtime::Handle;
+
+/// Threads that read requests of one connection. Two: while one waits for the disk under the
+/// cache, the other answers.
+const THREADS: usize = 2;
+/// Read-ahead of a mount in KiB: one READ of the largest size. The kernel's 128 KiB make four
+/// times as many messages (measured). Set through sysfs, as INIT cannot raise it.
+const READ_AHEAD_KIB: &str = "1024";
+
+/// How `clip mount` mounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Honour set-user-ID, set-group-ID and file capabilities.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+    /// Let other users in; root only, or where `/etc/fuse.conf` allows it.
+    pub allow_other: bool,
+}
+
+/// A connection that is being served in the background.
+#[derive(Debug)]
+pub struct Session {
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Session {
+    /// Serves `image` on the connection `fd` (an open `/dev/fuse` that another process mounts or
+    /// has mounted). Returns once the kernel's INIT was answered.
+    pub fn on_connection(
+        image: Arc<ImageFs>,
+        fd: OwnedFd,
+        layout: Layout,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        let adapter = FuseAdapter::new(image, layout, runtime);
+        Self::spawn(fuser::Session::from_fd(
+            adapter,
+            fd,
+            SessionACL::All,
+            config(SessionACL::All, vec![]),
+        )?)
+    }
+
+    /// Mounts `image` at `dir` and serves it: by mount(2) as root, else through `fusermount3`.
+    pub fn mount(
+        image: Arc<ImageFs>,
+        dir: &Path,
+        source: &str,
+        options: MountOptions,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        let acl = if options.allow_other {
+            SessionACL::All
+        } else {
+            SessionACL::Owner
+        };
+        let either = |on: bool, yes, no| if on { yes } else { no };
+        let mount_options = vec![
+            MountOption::RO,
+            MountOption::DefaultPermissions,
+            either(options.suid, MountOption::Suid, MountOption::NoSuid),
+            either(options.dev, MountOption::Dev, MountOption::NoDev),
+            MountOption::FSName(source.to_owned()),
+            MountOption::Subtype("clip".to_owned()),
+        ];
+        let adapter = FuseAdapter::new(image, Layout::Tree, runtime);
+        let session = Self::spawn(fuser::Session::new(
+            adapter,
+            dir,
+            &config(acl, mount_options),
+        )?)?;
+        set_read_ahead(dir);
+        Ok(session)
+    }
+
+    /// Waits until the filesystem is unmounted or the connection aborted.
+    pub fn join(self) -> io::Result<()> {
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the FUSE session panicked")))
+    }
+
+    fn spawn(session: fuser::Session<FuseAdapter>) -> io::Result<Self> {
+        let thread = std::thread::Builder::new()
+            .name("fuse-session".to_owned())
+            .spawn(move || session.run())?;
+        Ok(Self { thread })
+    }
+}
+
+fn config(acl: SessionACL, mount_options: Vec<MountOption>) -> Config {
+    let mut config = Config::default();
+    config.acl = acl;
+    config.mount_options = mount_options;
+    config.n_threads = Some(THREADS);
+    config
+}
+
+/// Best effort: needs root, and only costs speed where it fails.
+fn set_read_ahead(dir: &Path) {
+    let Some(mount) = mount_points::at(dir).ok().flatten() else {
+        return;
+    };
+    let path = format!(
+        "/sys/class/bdi/{}:{}/read_ahead_kb",
+        mount.major, mount.minor
+    );
+    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB) {
+        tracing::debug!(%path, %error, "cannot set the read-ahead");
+    }
+}
