@@ -168,7 +168,6 @@ fn letter(kind: FileType) -> char {
         FileType::CharDevice => 'c',
         FileType::BlockDevice => 'b',
         FileType::Fifo => 'p',
-        _ => '?',
     }
 }
 

@@ -14,7 +14,6 @@ mod units;
 
 use clap::{Parser, Subcommand};
 use common::CommonArgs;
-use failure::Failure;
 use std::process::ExitCode;
 
 /// Read a container image before it has been pulled.
