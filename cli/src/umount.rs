@@ -32,7 +32,7 @@ pub fn unmount(dir: &Path, lazy: bool) -> Result<(), Failure> {
         .map_err(|error| Failure::local(format!("cannot find {shown}: {error}")))?;
     let Some(mount) = mount.filter(MountPoint::is_clip) else {
         return Err(Failure::local(format!(
-            "no clip mount at {shown}: `findmnt -t fuse.clip` lists them"
+            "no clip mount at {shown}: `findmnt | grep clip:` lists them"
         )));
     };
     match nix::unistd::geteuid().is_root() {

@@ -1,2 +1,203 @@
-//! Placeholder.
-fn main() {}
+//! `clip-csi-node`: the control process of the CSI node plugin.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use clip_csi_node::archive_sources::Sources;
+use clip_csi_node::archives::Archives;
+use clip_csi_node::args::Args;
+use clip_csi_node::csi::registration::registration_server::RegistrationServer;
+use clip_csi_node::csi::v1::identity_server::IdentityServer;
+use clip_csi_node::csi::v1::node_server::NodeServer;
+use clip_csi_node::folder::Folder;
+use clip_csi_node::identity::IdentityService;
+use clip_csi_node::metrics::NodeMetrics;
+use clip_csi_node::mounts::Mounts;
+use clip_csi_node::node::NodeService;
+use clip_csi_node::publish::Publisher;
+use clip_csi_node::recover::{Places, recover};
+use clip_csi_node::registration::{self, RegistrationService};
+use clip_csi_node::resolve::{Cluster, Resolver};
+use clip_csi_node::serve_process::{ServeProcess, ServeProgram};
+use clip_csi_node::server::Socket;
+use clip_registry::{ClientOptions, Credentials, PlainHttp, Platform};
+use clip_telemetry::admin::{self, Ready};
+use clip_telemetry::logs::{self, Verbosity};
+use clip_telemetry::metrics::Metrics;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Server;
+
+/// How long requests in progress may take to end when the plugin is stopped. Those that wait for an index are cut off;
+/// kubelet repeats them.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long after a refusal kubelet is asked again to register the driver.
+const REGISTER_AGAIN: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    logs::init(Verbosity::verbose_if(args.verbose, Verbosity::Normal), args.log_format);
+    let mut metrics = Metrics::new("csi-node", env!("CARGO_PKG_VERSION"));
+    let node_metrics = NodeMetrics::new(&mut metrics);
+    let stopping = stopping()?;
+
+    let serve = ServeProcess::start(serve_program(&args)?).context("cannot start clip-serve")?;
+    let places = places(&args)?;
+    let publisher = Arc::new(publisher(&args, &places, serve.clone()).await?);
+    recover(&places, &publisher.archives, &publisher.mounts).await?;
+    tokio::spawn(keep_mounts_alive(serve, publisher.clone(), node_metrics.clone()));
+
+    let ready = Ready::new();
+    tokio::spawn(serve_admin(args.clone(), metrics, ready.clone()));
+    let csi = listen_csi(&args, publisher, node_metrics, stopping.clone())?;
+    ready.set(true);
+    tokio::select! {
+        served = csi => served,
+        registered = register(&args, stopping.clone()) => registered,
+        () = stopped(stopping, STOP_LIMIT) => {
+            tracing::warn!("requests were still in progress; kubelet will repeat them");
+            Ok(())
+        }
+    }
+    // Volumes stay mounted and are dead from now on (clip-serve ends with this process); the next life mends them.
+}
+
+/// Turns true at SIGTERM or SIGINT.
+fn stopping() -> anyhow::Result<watch::Receiver<bool>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping");
+        sender.send_replace(true);
+        // Nobody can miss it: the sender stays until the process ends.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}
+
+/// Ends some time after the plugin was told to stop.
+async fn stopped(mut stopping: watch::Receiver<bool>, after: Duration) {
+    // An error would mean that the sender is gone, which it never is.
+    let _ = stopping.wait_for(|stop| *stop).await;
+    tokio::time::sleep(after).await;
+}
+
+/// `clip-serve` lies beside this program.
+fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
+    let path = std::env::current_exe().context("cannot find out where this program is")?.with_file_name("clip-serve");
+    let mut arguments = vec![
+        format!("--state-dir={}", args.state_dir.display()),
+        format!("--log-format={}", args.log_format),
+    ];
+    arguments.extend(args.plain_http.iter().map(|host| format!("--plain-http={host}")));
+    arguments.extend(args.ca_cert.iter().map(|file| format!("--ca-cert={}", file.display())));
+    if args.verbose {
+        arguments.push("--verbose".to_owned());
+    }
+    Ok(ServeProgram { path, arguments })
+}
+
+/// The folders, with the names that the mount table gives them.
+fn places(args: &Args) -> anyhow::Result<Places> {
+    let real = |path: &Path| -> anyhow::Result<PathBuf> {
+        std::fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        path.canonicalize().with_context(|| format!("cannot use {}", path.display()))
+    };
+    Ok(Places { kubelet: real(&args.kubelet_dir)?, mounts: real(&args.plugin_dir().join("mounts"))? })
+}
+
+async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow::Result<Publisher> {
+    let registries = ClientOptions {
+        plain_http: match &args.plain_http[..] {
+            [] => PlainHttp::Loopback,
+            hosts => PlainHttp::Hosts(hosts.to_vec()),
+        },
+        credentials: Credentials::Anonymous,
+        ca_certificates: args.ca_cert.clone(),
+        ..ClientOptions::default()
+    };
+    let resolver = match &args.clipimages_from {
+        Some(folder) => Resolver::Folder(Folder::new(folder.clone())),
+        None => {
+            let client = kube::Client::try_default().await;
+            let client = client.context("cannot find the Kubernetes API (outside of a cluster set KUBECONFIG)")?;
+            Resolver::Cluster(Cluster::new(client, Platform::host().to_string()))
+        }
+    };
+    let sources = Sources::new(args.archive_service.clone(), args.token_file.clone(), registries)?;
+    let folder = args.state_dir.join("archives");
+    let archives =
+        Archives::new(folder.clone(), sources).with_context(|| format!("cannot use {}", folder.display()))?;
+    let mounts = Mounts::new(places.mounts.clone(), serve);
+    Ok(Publisher::new(resolver, archives, mounts, args.publish_wait))
+}
+
+/// Mends the mounts at the start and after each death of clip-serve.
+async fn keep_mounts_alive(serve: ServeProcess, publisher: Arc<Publisher>, metrics: NodeMetrics) {
+    let mut generation = 0;
+    loop {
+        let now = serve.later_than(generation).await;
+        if generation > 0 {
+            metrics.serve_restarts.inc();
+        }
+        generation = now;
+        publisher.mounts.heal().await;
+    }
+}
+
+async fn serve_admin(args: Args, metrics: Metrics, ready: Ready) {
+    if let Err(error) = admin::serve(args.metrics_listen, Arc::new(metrics), ready).await {
+        tracing::error!("{error:#}; choose another address with --metrics-listen");
+    }
+}
+
+fn listen_csi(
+    args: &Args,
+    publisher: Arc<Publisher>,
+    metrics: NodeMetrics,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
+    let path = args.csi_socket();
+    let socket = Socket::listen(&path)?;
+    tracing::info!(driver = clip_crds::DRIVER, node = args.node_name, socket = %path.display(), "serving CSI");
+    let node = NodeService::new(args.node_name.clone(), publisher.clone(), metrics);
+    let server = Server::builder()
+        .add_service(IdentityServer::new(IdentityService::new(publisher)))
+        .add_service(NodeServer::new(node));
+    Ok(async move {
+        let stop = async move { stopping.wait_for(|stop| *stop).await.map_or((), |_| ()) };
+        server.serve_with_incoming_shutdown(socket.incoming, stop).await.context("serving CSI")
+    })
+}
+
+/// Offers the driver to kubelet until the plugin is stopped, and again whenever kubelet refuses it.
+async fn register(args: &Args, mut stopping: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let path = registration::socket_path(&args.registration_dir());
+    loop {
+        let socket = Socket::listen(&path)?;
+        let remove = socket.remover();
+        let (sender, mut refused) = mpsc::channel(1);
+        let service = RegistrationServer::new(RegistrationService::new(args.csi_socket(), sender));
+        let server = Server::builder().add_service(service).serve_with_incoming(socket.incoming);
+        tokio::select! {
+            served = server => return served.context("serving kubelet's plugin registration"),
+            Some(reason) = refused.recv() => {
+                tracing::error!(reason, "kubelet refused to register the driver; offering it again");
+                remove();
+                tokio::time::sleep(REGISTER_AGAIN).await;
+            }
+            _ = stopping.wait_for(|stop| *stop) => {
+                // Without its socket kubelet forgets the driver, and sends no request that nobody would answer.
+                remove();
+                // The CSI server ends by itself, or at its limit.
+                return std::future::pending().await;
+            }
+        }
+    }
+}

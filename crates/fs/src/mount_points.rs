@@ -7,6 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What the source of our mounts begins with; the digest of the archive follows.
+pub const SOURCE_PREFIX: &str = "clip:";
+
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
@@ -25,9 +28,10 @@ pub struct MountPoint {
 }
 
 impl MountPoint {
-    /// Whether this is a mount of ours.
+    /// Whether this is a mount of ours. The type says little: fusermount3 and mount(2) write `fuse`
+    /// or `fuse.clip`.
     pub fn is_clip(&self) -> bool {
-        self.fs_type == "fuse.clip"
+        self.fs_type.starts_with("fuse") && self.source.starts_with(SOURCE_PREFIX)
     }
 }
 

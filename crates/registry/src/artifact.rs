@@ -10,8 +10,9 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use reqwest::StatusCode;
 
+use crate::answer::{read_limited, status_error};
 use crate::blob::BlobSource;
-use crate::client::{Client, Request, read_limited, status_error};
+use crate::client::{Client, Request};
 use crate::digest::Digest;
 use crate::error::{FetchError, PushError, ResolveError};
 use crate::manifest::{Descriptor, EMPTY_JSON, Index, Manifest, OCI_INDEX, OCI_MANIFEST};

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http_auth::ChallengeParser;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{Method, StatusCode, Url};
-use serde::Deserialize;
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
 use crate::credentials::{CredentialStore, Login};
-use crate::error::{CredentialOrigin, RequestError};
+use crate::error::{CredentialError, CredentialOrigin, RequestError};
 use crate::http::{Http, authority};
+use crate::options::PlainHttp;
 use crate::reference::Repository;
-use crate::retry::{Backoff, is_transient, retry_after};
+use crate::token::{TokenQuery, basic, bearer, fetch_token};
 
 /// What shall be done with a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,9 +34,11 @@ pub(crate) struct Grant {
     expires: Option<Instant>,
 }
 
+/// All that is known about who may do what, and the credentials to find out more.
 #[derive(Debug)]
 pub(crate) struct Auth {
     store: CredentialStore,
+    plain_http: PlainHttp,
     sessions: Mutex<HashMap<(Repository, Access), Arc<tokio::sync::Mutex<Session>>>>,
 }
 
@@ -44,6 +46,9 @@ pub(crate) struct Auth {
 struct Session {
     challenge: Option<Challenge>,
     grant: Option<Grant>,
+    /// The last attempt to get a grant, if it failed: those who waited for it meanwhile get the same answer, instead
+    /// of each waiting in turn for a token service that is down.
+    failure: Option<(Instant, RequestError)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,13 +67,11 @@ const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 /// How long a token is good for that does not say so: <https://distribution.github.io/distribution/spec/auth/token/>.
 const DEFAULT_LIFETIME: u64 = 60;
 
-/// No token is larger; Azure's come near 4 KiB.
-const TOKEN_RESPONSE_LIMIT: usize = 256 * 1024;
-
 impl Auth {
-    pub(crate) fn new(store: CredentialStore) -> Auth {
+    pub(crate) fn new(store: CredentialStore, plain_http: PlainHttp) -> Auth {
         Auth {
             store,
+            plain_http,
             sessions: Mutex::default(),
         }
     }
@@ -80,20 +83,13 @@ impl Auth {
         repository: &Repository,
         access: Access,
     ) -> Result<Option<Grant>, RequestError> {
+        let since = Instant::now();
         let session = self.session(repository, access);
         let mut session = session.lock().await;
-        let expired = |grant: &Grant| {
-            grant
-                .expires
-                .is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN)
-        };
-        match (&session.grant, &session.challenge) {
-            (Some(grant), Some(challenge)) if expired(grant) => {
-                let grant = self
-                    .answer(http, repository, access, &challenge.clone())
-                    .await?;
-                session.grant = Some(grant.clone());
-                Ok(Some(grant))
+        match (&session.grant, session.challenge.clone()) {
+            (Some(grant), Some(challenge)) if grant.is_expired() => {
+                let new = self.grant(http, repository, access, &challenge);
+                session.settle(since, new).await.map(Some)
             }
             (grant, _) => Ok(grant.clone()),
         }
@@ -108,24 +104,20 @@ impl Auth {
         refused: Option<&Grant>,
         headers: &HeaderMap,
     ) -> Result<Option<Grant>, RequestError> {
+        let since = Instant::now();
         let session = self.session(repository, access);
         let mut session = session.lock().await;
-        let renewed_meanwhile = match (&session.grant, refused) {
-            (Some(now), Some(refused)) => now.header != refused.header,
-            (now, None) => now.is_some(),
-            (None, Some(_)) => false,
-        };
-        if renewed_meanwhile {
-            return Ok(session.grant.clone());
+        let is_another =
+            |grant: &Grant| refused.is_none_or(|refused| refused.header != grant.header);
+        if let Some(grant) = session.grant.as_ref().filter(|grant| is_another(grant)) {
+            return Ok(Some(grant.clone()));
         }
         let Some(challenge) = parse_challenge(headers).or_else(|| session.challenge.clone()) else {
             return Ok(None);
         };
         session.challenge = Some(challenge.clone());
-        session.grant = None;
-        let grant = self.answer(http, repository, access, &challenge).await?;
-        session.grant = Some(grant.clone());
-        Ok(Some(grant).filter(|new| refused.is_none_or(|old| old.header != new.header)))
+        let new = self.grant(http, repository, access, &challenge);
+        Ok(Some(session.settle(since, new).await?).filter(is_another))
     }
 
     fn session(&self, repository: &Repository, access: Access) -> Arc<tokio::sync::Mutex<Session>> {
@@ -139,7 +131,8 @@ impl Auth {
             .clone()
     }
 
-    async fn answer(
+    /// Answers a challenge.
+    async fn grant(
         &self,
         http: &Http,
         repository: &Repository,
@@ -150,48 +143,100 @@ impl Auth {
             Some((login, origin)) => (Some(login), origin),
             None => (None, CredentialOrigin::Anonymous),
         };
-        let unauthorized = || RequestError::Unauthorized {
+        let refused = || RequestError::Unauthorized {
             target: repository.to_string(),
             registry: repository.registry().to_owned(),
             origin: origin.clone(),
             anonymous_token: false,
         };
-        match (challenge, login) {
+        let (header, expires) = match (challenge, &login) {
             (Challenge::Basic, Some(Login::Password { username, password })) => {
-                let header = basic(&username, &password).ok_or_else(unauthorized)?;
-                Ok(Grant {
-                    header,
-                    origin,
-                    expires: None,
-                })
+                (basic(username, password), None)
             }
-            (Challenge::Basic, _) => Err(unauthorized()),
+            (Challenge::Basic, _) => (None, None),
             (
                 Challenge::Bearer {
                     realm,
                     service,
                     scope,
                 },
-                login,
+                _,
             ) => {
-                let default_scope = || match access {
-                    Access::Pull => format!("repository:{}:pull", repository.name()),
-                    Access::Push => format!("repository:{}:pull,push", repository.name()),
+                self.check_realm(repository, realm, login.as_ref())?;
+                let query = TokenQuery {
+                    realm,
+                    service: service.as_deref(),
+                    scope: &scope_for(repository, access, scope.as_deref()),
+                    login: login.as_ref(),
                 };
-                let scope = scope.clone().unwrap_or_else(default_scope);
-                let request = token_request(realm, service.as_deref(), &scope, login.as_ref());
-                let token = fetch_token(http, repository, request)
+                let token = fetch_token(http, repository, &query)
                     .await?
-                    .ok_or_else(unauthorized)?;
-                let header = bearer(token.text()).ok_or_else(unauthorized)?;
+                    .ok_or_else(refused)?;
                 let lifetime = Duration::from_secs(token.expires_in.unwrap_or(DEFAULT_LIFETIME));
-                Ok(Grant {
-                    header,
-                    origin,
-                    expires: Some(Instant::now() + lifetime),
-                })
+                (bearer(token.text()), Some(Instant::now() + lifetime))
             }
+        };
+        Ok(Grant {
+            header: header.ok_or_else(refused)?,
+            expires,
+            origin: origin.clone(),
+        })
+    }
+
+    /// A registry could name any address; a password is only sent to one that TLS protects, or that was allowed.
+    fn check_realm(
+        &self,
+        repository: &Repository,
+        realm: &Url,
+        login: Option<&Login>,
+    ) -> Result<(), CredentialError> {
+        let is_safe = realm.scheme() == "https" || self.plain_http.allows(&authority(realm));
+        if login.is_none() || is_safe {
+            return Ok(());
         }
+        Err(CredentialError::PlainHttpRealm {
+            registry: repository.registry().to_owned(),
+            realm: realm.to_string(),
+        })
+    }
+}
+
+impl Grant {
+    fn is_expired(&self) -> bool {
+        self.expires
+            .is_some_and(|at| at < Instant::now() + EXPIRY_MARGIN)
+    }
+}
+
+impl Session {
+    /// Carries out an attempt to get a grant for somebody who waits since `since`, and keeps what comes of it.
+    async fn settle(
+        &mut self,
+        since: Instant,
+        attempt: impl Future<Output = Result<Grant, RequestError>>,
+    ) -> Result<Grant, RequestError> {
+        if let Some((_, error)) = self.failure.as_ref().filter(|(at, _)| *at >= since) {
+            return Err(error.clone());
+        }
+        let result = attempt.await;
+        self.grant = result.as_ref().ok().cloned();
+        self.failure = result
+            .as_ref()
+            .err()
+            .map(|error| (Instant::now(), error.clone()));
+        result
+    }
+}
+
+/// What to ask a token for: what the challenge says. But a challenge to the first request of a push, which only looks
+/// whether a blob is there, names the right to pull alone.
+fn scope_for(repository: &Repository, access: Access, challenged: Option<&str>) -> String {
+    let name = repository.name();
+    match (access, challenged) {
+        (Access::Pull, Some(scope)) => scope.to_owned(),
+        (Access::Pull, None) => format!("repository:{name}:pull"),
+        (Access::Push, Some(scope)) if scope.contains("push") => scope.to_owned(),
+        (Access::Push, _) => format!("repository:{name}:pull,push"),
     }
 }
 
@@ -227,136 +272,6 @@ fn parse_challenge(headers: &HeaderMap) -> Option<Challenge> {
     basic
 }
 
-fn token_request(
-    realm: &Url,
-    service: Option<&str>,
-    scope: &str,
-    login: Option<&Login>,
-) -> reqwest::Request {
-    let mut url = realm.clone();
-    if let Some(Login::IdentityToken(token)) = login {
-        // OAuth2: <https://distribution.github.io/distribution/spec/auth/oauth/>
-        let form = form(&[
-            ("grant_type", "refresh_token"),
-            ("service", service.unwrap_or_default()),
-            ("client_id", "clip"),
-            ("scope", scope),
-            ("refresh_token", token),
-        ]);
-        let mut request = reqwest::Request::new(Method::POST, url);
-        request.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
-        *request.body_mut() = Some(form.into());
-        return request;
-    }
-    {
-        let mut query = url.query_pairs_mut();
-        if let Some(service) = service {
-            query.append_pair("service", service);
-        }
-        // A challenge may name several scopes, separated by spaces; each is a parameter of its own.
-        for scope in scope.split(' ').filter(|s| !s.is_empty()) {
-            query.append_pair("scope", scope);
-        }
-    }
-    let mut request = reqwest::Request::new(Method::GET, url);
-    if let Some(Login::Password { username, password }) = login {
-        request
-            .headers_mut()
-            .extend(basic(username, password).map(|value| (AUTHORIZATION, value)));
-    }
-    request
-}
-
-/// What a token service returns: docker's says `token`, OAuth2's `access_token`, some both.
-#[derive(Deserialize)]
-struct TokenResponse {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
-}
-
-impl TokenResponse {
-    fn text(&self) -> &str {
-        self.token
-            .as_deref()
-            .or(self.access_token.as_deref())
-            .unwrap_or_default()
-    }
-}
-
-/// `None`: the token service refuses the credentials.
-async fn fetch_token(
-    http: &Http,
-    repository: &Repository,
-    request: reqwest::Request,
-) -> Result<Option<TokenResponse>, RequestError> {
-    let target = repository.to_string();
-    let host = authority(request.url());
-    let mut backoff = Backoff::new();
-    loop {
-        let attempt = request
-            .try_clone()
-            .expect("its body is bytes, not a stream");
-        let (error, pause) = match http.send(attempt).await {
-            Ok(response) if response.status().is_success() => {
-                let body = crate::client::read_limited(http, response, TOKEN_RESPONSE_LIMIT).await;
-                match body.map(|body| serde_json::from_slice::<TokenResponse>(&body)) {
-                    Ok(Ok(token)) if !token.text().is_empty() => return Ok(Some(token)),
-                    Ok(_) => {
-                        let detail_text = "its answer holds no token".to_owned();
-                        return Err(RequestError::Status {
-                            target,
-                            host,
-                            status: 200,
-                            detail_text,
-                        });
-                    }
-                    Err(error) => (error.into_request_error(&target), None),
-                }
-            }
-            Ok(response) => {
-                let status = response.status();
-                if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                    return Ok(None);
-                }
-                let pause = retry_after(response.headers());
-                let error = crate::client::status_error(http, &target, response).await;
-                if !is_transient(status) {
-                    return Err(error);
-                }
-                (error, pause)
-            }
-            Err(error) => (error.into_request_error(&target), None),
-        };
-        if !backoff.wait(pause).await {
-            return Err(error);
-        }
-    }
-}
-
-fn basic(username: &str, password: &str) -> Option<HeaderValue> {
-    secret(&http_auth::basic::encode_credentials(username, password))
-}
-
-fn bearer(token: &str) -> Option<HeaderValue> {
-    secret(&format!("Bearer {token}"))
-}
-
-/// A header value that debug output hides. `None` if it holds characters that no header may.
-fn secret(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-fn form(fields: &[(&str, &str)]) -> String {
-    let url = Url::parse_with_params("form:", fields).expect("a constant URL");
-    url.query().unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,19 +299,5 @@ mod tests {
         assert_eq!(challenge(&[text]), Some(bearer));
         assert_eq!(challenge(&["Basic realm=\"x\""]), Some(Challenge::Basic));
         assert_eq!(challenge(&["Negotiate"]), None);
-    }
-
-    #[test]
-    fn an_identity_token_travels_in_the_body_of_a_post() {
-        let realm = "https://auth.example.com/token".parse().unwrap();
-        let login = Login::IdentityToken("a b&c".to_owned());
-        let request = token_request(&realm, Some("svc"), "repository:a:pull", Some(&login));
-        assert_eq!(request.method(), Method::POST);
-        assert_eq!(request.url().query(), None);
-        let body = request.body().and_then(|b| b.as_bytes()).unwrap();
-        assert_eq!(
-            std::str::from_utf8(body).unwrap(),
-            "grant_type=refresh_token&service=svc&client_id=clip&scope=repository%3Aa%3Apull&refresh_token=a+b%26c"
-        );
     }
 }

@@ -11,66 +11,21 @@
 //! ```
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use reqwest::{Method, Response, StatusCode, Url};
-use serde::Deserialize;
 
+use crate::answer::{read_limited, refusal, status_error};
 use crate::auth::{Access, Auth, Grant};
 use crate::blob::RedirectCache;
-use crate::credentials::{CredentialStore, Credentials};
-use crate::error::{ClientError, CredentialOrigin, RequestError};
-use crate::http::{Http, TransportError, authority, is_loopback};
+use crate::credentials::CredentialStore;
+use crate::error::{ClientError, RequestError};
+use crate::http::{Http, TransportError, is_loopback};
+use crate::options::{ClientOptions, PlainHttp};
 use crate::reference::{DEFAULT_REGISTRY, Repository};
 use crate::retry::{Backoff, is_transient, retry_after};
-
-/// Which registries are spoken to without TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum PlainHttp {
-    /// Those on this machine (`localhost`, `127.0.0.0/8`, `::1`), unless they turn out to speak TLS.
-    #[default]
-    Loopback,
-    /// These as well, as `host` (any port) or `host:port`.
-    Hosts(Vec<String>),
-    /// All.
-    All,
-}
-
-/// How a [`Client`] shall behave. `ClientOptions::default()` is right for a workstation.
-#[derive(Clone, Debug)]
-pub struct ClientOptions {
-    /// Which registries are spoken to without TLS.
-    pub plain_http: PlainHttp,
-    /// Where credentials come from.
-    pub credentials: Credentials,
-    /// Sent as `User-Agent`.
-    pub user_agent: String,
-    /// PEM files with CA certificates that are trusted in addition to the system's.
-    pub ca_certificates: Vec<PathBuf>,
-    /// Limit for a connection to come about, TLS included.
-    pub connect_timeout: Duration,
-    /// A transfer on which nothing arrives for so long is broken off, and resumed.
-    pub read_timeout: Duration,
-}
-
-impl Default for ClientOptions {
-    fn default() -> ClientOptions {
-        ClientOptions {
-            plain_http: PlainHttp::default(),
-            credentials: Credentials::default(),
-            user_agent: concat!("clip/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ca_certificates: Vec::new(),
-            // A SYN that is lost twice still gets through: the kernel repeats it after 1 and 3 s.
-            connect_timeout: Duration::from_secs(10),
-            // Slower than any registry that works, faster than a pod's patience.
-            read_timeout: Duration::from_secs(30),
-        }
-    }
-}
 
 /// Speaks to registries. Cheap to clone; clones share connections, tokens and redirects.
 #[derive(Clone, Debug)]
@@ -145,7 +100,10 @@ impl Client {
         let inner = Inner {
             http: Http::new(&options)?,
             redirects: RedirectCache::default(),
-            auth: Auth::new(CredentialStore::new(&options.credentials)?),
+            auth: Auth::new(
+                CredentialStore::new(&options.credentials)?,
+                options.plain_http.clone(),
+            ),
             plain_http: options.plain_http,
             schemes: Mutex::default(),
         };
@@ -276,14 +234,11 @@ impl Client {
     }
 
     async fn scheme(&self, host: &str) -> Result<Scheme, TransportError> {
-        let without_port = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        match &self.inner.plain_http {
-            PlainHttp::All => return Ok(Scheme::Http),
-            PlainHttp::Hosts(hosts) if hosts.iter().any(|h| h == host || h == without_port) => {
-                return Ok(Scheme::Http);
-            }
-            _ if !is_loopback(host) => return Ok(Scheme::Https),
-            _ => {}
+        if self.inner.plain_http.demands(host) {
+            return Ok(Scheme::Http);
+        }
+        if !is_loopback(host) {
+            return Ok(Scheme::Https);
         }
         let known = self.schemes().get(host).copied();
         match known {
@@ -331,122 +286,6 @@ impl Client {
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-impl TransportError {
-    pub(crate) fn into_request_error(self, target: &str) -> RequestError {
-        let TransportError {
-            host,
-            cause,
-            speaks_plain_http,
-            ..
-        } = self;
-        RequestError::Unreachable {
-            target: target.to_owned(),
-            host,
-            cause,
-            speaks_plain_http,
-        }
-    }
-}
-
-/// Reads a body of at most `limit` bytes; what is beyond is left unread.
-pub(crate) async fn read_limited(
-    http: &Http,
-    mut response: Response,
-    limit: usize,
-) -> Result<Bytes, TransportError> {
-    let host = authority(response.url());
-    let mut body = BytesMut::new();
-    while body.len() < limit {
-        match tokio::time::timeout(http.read_timeout, response.chunk()).await {
-            Ok(Ok(Some(chunk))) => body.extend_from_slice(&chunk),
-            Ok(Ok(None)) => break,
-            Ok(Err(error)) => return Err(TransportError::from_reqwest(host, &error)),
-            Err(_) => return Err(TransportError::timed_out(host, http.read_timeout)),
-        }
-    }
-    Ok(body.freeze())
-}
-
-/// What an answer that is no success means.
-pub(crate) async fn status_error(http: &Http, target: &str, response: Response) -> RequestError {
-    let (status, host, target) = (
-        response.status(),
-        authority(response.url()),
-        target.to_owned(),
-    );
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        return RequestError::RateLimited {
-            target,
-            host,
-            retry_after: retry_after(response.headers()),
-        };
-    }
-    let detail_text = registry_words(http, response).await;
-    RequestError::Status {
-        target,
-        host,
-        status: status.as_u16(),
-        detail_text,
-    }
-}
-
-async fn refusal(
-    http: &Http,
-    request: &Request<'_>,
-    grant: Option<&Grant>,
-    response: Response,
-) -> RequestError {
-    let target = request.target.clone();
-    let registry = request.repository.registry().to_owned();
-    let origin = grant.map_or(CredentialOrigin::Anonymous, |grant| grant.origin.clone());
-    let anonymous_token = grant.is_some() && origin == CredentialOrigin::Anonymous;
-    if response.status() == StatusCode::UNAUTHORIZED || anonymous_token {
-        return RequestError::Unauthorized {
-            target,
-            registry,
-            origin,
-            anonymous_token,
-        };
-    }
-    let detail_text = registry_words(http, response).await;
-    RequestError::Forbidden {
-        target,
-        registry,
-        origin,
-        detail_text,
-    }
-}
-
-/// The message in a registry's JSON error, shortened: <https://github.com/opencontainers/distribution-spec> "Error Codes".
-async fn registry_words(http: &Http, response: Response) -> String {
-    #[derive(Deserialize)]
-    struct Body {
-        errors: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let body = read_limited(http, response, 8192).await.unwrap_or_default();
-    let parsed: Option<Body> = serde_json::from_slice(&body).ok();
-    let entry = parsed.and_then(|body| body.errors.into_iter().next());
-    let words = entry.map_or_else(String::new, |e| {
-        if e.message.is_empty() {
-            e.code
-        } else {
-            e.message
-        }
-    });
-    words
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(200)
-        .collect()
 }
 
 fn location(response: &Response, request: &Request<'_>) -> Result<Url, RequestError> {

@@ -7,7 +7,7 @@
 //! * Redirects are never followed here: the caller does, and decides who gets to see `Authorization`.
 //! * Loopback hosts are asked directly, whatever `HTTP_PROXY` says.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use crate::client::ClientOptions;
 use crate::error::ClientError;
+use crate::options::ClientOptions;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
@@ -87,21 +87,11 @@ pub(crate) struct TransportError {
 
 impl TransportError {
     pub(crate) fn from_reqwest(host: String, error: &reqwest::Error) -> TransportError {
-        let mut speaks_plain_http = false;
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let inner = cause
-                .downcast_ref::<std::io::Error>()
-                .and_then(|e| e.get_ref());
-            let tls = inner.and_then(|e| e.downcast_ref::<rustls::Error>());
-            speaks_plain_http |= matches!(tls, Some(rustls::Error::InvalidMessage(_)));
-            source = cause.source();
-        }
         let cause = innermost(error);
         TransportError {
             host,
             cause,
-            speaks_plain_http,
+            speaks_plain_http: is_no_tls(error),
             connected: !error.is_connect(),
         }
     }
@@ -117,8 +107,23 @@ impl TransportError {
     }
 }
 
+/// Whether a handshake failed because what came was not TLS.
+fn is_no_tls(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidMessage(_));
+    }
+    // `source` of an I/O error passes over the error that it wraps.
+    let wrapped = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(|error| error.get_ref());
+    match wrapped {
+        Some(wrapped) => is_no_tls(wrapped),
+        None => error.source().is_some_and(is_no_tls),
+    }
+}
+
 /// The cause at the end of the chain: reqwest's and hyper's own words say only that a request failed.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

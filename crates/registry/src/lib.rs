@@ -17,31 +17,36 @@
 //! # }
 //! ```
 
+mod answer;
 mod artifact;
 mod auth;
 mod blob;
 mod client;
 mod credentials;
 mod digest;
+mod documents;
 mod error;
 mod http;
 mod layout;
 mod manifest;
+mod options;
 mod platform;
 mod push;
 mod reference;
 mod resolve;
 mod retry;
 mod source;
+mod token;
 mod transfer;
 
 pub use artifact::{
     Artifact, ArtifactError, ArtifactLayer, fetch_artifact, push_artifact, referrers,
 };
 pub use blob::{BlobSource, BlobStream, FetchStats};
-pub use client::{Client, ClientOptions, PlainHttp};
+pub use client::Client;
 pub use credentials::Credentials;
 pub use digest::{Digest, DigestError};
+pub use documents::RawManifest;
 pub use error::{
     ClientError, CredentialError, CredentialOrigin, FetchError, PushError, RequestError,
     ResolveError,
@@ -49,7 +54,8 @@ pub use error::{
 pub use manifest::{
     DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, EMPTY_JSON, Index, Manifest, OCI_INDEX, OCI_MANIFEST,
 };
+pub use options::{ClientOptions, PlainHttp};
 pub use platform::{Platform, PlatformError};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError, Repository};
-pub use resolve::{LayerDescriptor, RawManifest, ResolvedImage};
+pub use resolve::{LayerDescriptor, ResolvedImage};
 pub use source::{ImageSource, LAYOUT_REGISTRY};

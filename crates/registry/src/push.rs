@@ -4,8 +4,9 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 
+use crate::answer::status_error;
 use crate::auth::Access;
-use crate::client::{Client, Endpoint, Request, status_error};
+use crate::client::{Client, Endpoint, Request};
 use crate::digest::Digest;
 use crate::error::{PushError, RequestError};
 use crate::reference::Repository;

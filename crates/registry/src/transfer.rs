@@ -7,8 +7,9 @@ use futures::stream::{self, Stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
+use crate::answer::status_error;
 use crate::blob::{BlobSource, Place};
-use crate::client::{Client, Request, status_error};
+use crate::client::{Client, Request};
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::http::{TransportError, authority, innermost};

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! For tests only: what several crates need to set up a scene.
+
+pub mod registry;
