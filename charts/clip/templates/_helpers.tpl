@@ -1,0 +1,44 @@
+{{/* Prefix of all names. */}}
+{{- define "clip.fullname" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* The image, by digest when there is one. */}}
+{{- define "clip.image" -}}
+{{- with .Values.image -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Labels by which a component's pods are selected: (list $ "operator"). They never change. */}}
+{{- define "clip.selector" -}}
+app.kubernetes.io/name: clip
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{/* Labels of every object: (list $ "operator"). */}}
+{{- define "clip.labels" -}}
+{{ include "clip.selector" . }}
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version }}
+{{- end }}
+
+{{/* Where Jobs and nodes find the archive service. */}}
+{{- define "clip.archiveService" -}}
+http://{{ include "clip.fullname" . }}-archives.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{/* Arguments that operator and node plugin understand alike. */}}
+{{- define "clip.commonArgs" -}}
+{{- range .Values.registries }}
+{{- if .plainHTTP }}
+- --plain-http={{ .host }}
+{{- end }}
+{{- end }}
+- --log-format={{ .Values.log.format }}
+{{- if .Values.log.verbose }}
+- --verbose
+{{- end }}
+{{- end }}
