@@ -1,0 +1,325 @@
+//! The mount system calls, one function each. All of them block: [`within`] runs them on a thread with a deadline.
+//!
+//! Only [`bind`] waits for a FUSE server: it looks up the folder to be bound. Mounting and detaching never ask it.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clip_registry::Digest;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
+
+use crate::mountinfo::{self, FS_TYPE};
+
+/// Where the kernel offers FUSE to user space.
+pub const DEV_FUSE: &str = "/dev/fuse";
+/// The folder in the root of each of our filesystems that holds the image (`blobs/` is beside it).
+pub const TREE: &str = "tree";
+/// How every mount of ours is made: nobody can write to an image, and no image can bring a device or a setuid program
+/// that works.
+const FLAGS: MountFlags = MountFlags::RDONLY
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOSUID);
+/// How far the kernel reads ahead in a file read in order, in KiB. One request then brings 1 MiB; the kernel's default
+/// of 128 KiB means eight times as many messages for the same bytes (docs: `read_ahead_kb`; INIT cannot raise it).
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// A step of mounting that failed, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// `/dev/fuse` cannot be opened.
+    #[error(
+        "cannot open {DEV_FUSE}: {0}; load the kernel module `fuse` and run the plugin privileged"
+    )]
+    DevFuse(#[source] io::Error),
+    /// mount(2) of the archive's filesystem failed.
+    #[error("cannot mount the archive at {}: {source}", .point.display())]
+    Mount {
+        /// Where it should have been mounted.
+        point: PathBuf,
+        /// What mount(2) said.
+        source: io::Error,
+    },
+    /// A folder could not be made, opened or removed.
+    #[error("cannot {verb} {}: {source}", .path.display())]
+    Folder {
+        /// What was tried: `create`, `remove`, `read`.
+        verb: &'static str,
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The folder asked for by the attribute `path` is not in the image.
+    #[error("the image has no folder {path:?} (attribute `path`): {source}")]
+    NoSuchFolder {
+        /// The path as the pod gave it.
+        path: String,
+        /// `ENOENT`, `ENOTDIR` or `ELOOP`.
+        source: io::Error,
+    },
+    /// The tree of the image could not be looked up: its server is gone or failed.
+    #[error("the image's filesystem at {} does not answer: {source}", .point.display())]
+    Unanswered {
+        /// The archive's mount.
+        point: PathBuf,
+        /// Often `ENOTCONN`: the server is gone.
+        source: io::Error,
+    },
+    /// The bind mount into the pod failed.
+    #[error("cannot bind the image to {}: {source}", .target.display())]
+    Bind {
+        /// The pod's folder.
+        target: PathBuf,
+        /// What mount(2) said.
+        source: io::Error,
+    },
+    /// A mount could not be detached.
+    #[error("cannot detach the mount at {}: {source}", .point.display())]
+    Detach {
+        /// The mount.
+        point: PathBuf,
+        /// What umount2(2) said.
+        source: io::Error,
+    },
+    /// Something that is not ours is mounted where a volume belongs.
+    #[error("{} holds a mount that is not Clip's (type {fs_type}); unmount it, or restart the pod", .point.display())]
+    Foreign {
+        /// The place.
+        point: PathBuf,
+        /// The type of the filesystem found there.
+        fs_type: String,
+    },
+    /// The mount table cannot be read.
+    #[error("cannot read /proc/self/mountinfo: {0}")]
+    Table(#[source] io::Error),
+    /// The call did not return in time; its thread goes on waiting, its mount was aborted.
+    #[error("{what} took longer than {} s", .limit.as_secs())]
+    TooSlow {
+        /// What was being done.
+        what: &'static str,
+        /// The time that was given.
+        limit: Duration,
+    },
+}
+
+/// Runs blocking `work` on a thread of its own and waits for it up to `limit`.
+pub async fn within<T: Send + 'static>(
+    limit: Duration,
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, MountError> + Send + 'static,
+) -> Result<T, MountError> {
+    match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+        Err(_elapsed) => Err(MountError::TooSlow { what, limit }),
+    }
+}
+
+/// Mounts the filesystem of `archive` at `point` and returns the descriptor over which its server speaks to the kernel.
+///
+/// Nothing is asked over it until somebody looks into the mount. Whoever holds the descriptor, or a copy, keeps the
+/// connection alive: give it to the server and drop it.
+pub fn mount_archive(archive: &Digest, point: &Path) -> Result<OwnedFd, MountError> {
+    create_folder(point)?;
+    let fuse: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEV_FUSE)
+        .map_err(MountError::DevFuse)?
+        .into();
+    // `allow_other`: pods run as any user. `default_permissions`: the kernel checks modes, without asking the server.
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        fuse.as_raw_fd()
+    );
+    let options = CString::new(options).expect("text without a NUL byte");
+    mount(
+        mountinfo::source_of(archive),
+        point,
+        FS_TYPE,
+        FLAGS,
+        options.as_c_str(),
+    )
+    .map_err(|errno| MountError::Mount {
+        point: point.to_owned(),
+        source: errno.into(),
+    })?;
+    Ok(fuse)
+}
+
+/// Raises the read-ahead of the filesystem mounted at `point`. An optimisation: what fails is logged and forgotten.
+pub fn set_read_ahead(point: &Path) {
+    let Ok(mounts) = mountinfo::read() else {
+        return;
+    };
+    let Some(mount) = mountinfo::at(&mounts, point).next_back() else {
+        return;
+    };
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%setting, %error, "cannot raise the read-ahead; sequential reads will be slower");
+    }
+}
+
+/// Binds the folder `path` (relative to the image's root; empty for all of it) of the archive mounted at `base` to
+/// `target`, which is created.
+///
+/// `path` is resolved inside the image as if by chroot, so neither `..` nor a symbolic link leads out of it.
+/// Waits for the server.
+pub fn bind(base: &Path, path: &str, target: &Path) -> Result<(), MountError> {
+    let folder = open_folder(base, path)?;
+    create_folder(target)?;
+    let source = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    let failed = |errno: Errno| MountError::Bind {
+        target: target.to_owned(),
+        source: errno.into(),
+    };
+    mount_bind(source, target).map_err(failed)?;
+    mount_remount(target, FLAGS | MountFlags::BIND, "").map_err(failed)
+}
+
+fn open_folder(base: &Path, path: &str) -> Result<OwnedFd, MountError> {
+    let unanswered = |errno: Errno| MountError::Unanswered {
+        point: base.to_owned(),
+        source: errno.into(),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        openat2(CWD, base, flags, Mode::empty(), ResolveFlags::empty()).map_err(unanswered)?;
+    let tree = openat2(
+        root.as_fd(),
+        TREE,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )
+    .map_err(unanswered)?;
+    let path = path.trim_matches('/');
+    if path.is_empty() {
+        return Ok(tree);
+    }
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    openat2(tree.as_fd(), path, flags, Mode::empty(), inside).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG => {
+            MountError::NoSuchFolder {
+                path: path.to_owned(),
+                source: errno.into(),
+            }
+        }
+        other => unanswered(other),
+    })
+}
+
+/// Detaches all mounts of ours stacked on `point`, dead or alive, and tells how many there were.
+///
+/// Refuses a mount that is not ours. Never waits for a server: what is still in use is cut off from the tree and goes
+/// away with its last user.
+pub fn detach_all(point: &Path) -> Result<usize, MountError> {
+    let mut detached = 0;
+    // Each round takes off the topmost one; another process may add one meanwhile, so the table is read again.
+    loop {
+        let mounts = mountinfo::read().map_err(MountError::Table)?;
+        let Some(top) = mountinfo::at(&mounts, point).next_back() else {
+            return Ok(detached);
+        };
+        if top.archive().is_none() {
+            return Err(MountError::Foreign {
+                point: point.to_owned(),
+                fs_type: top.fs_type.clone(),
+            });
+        }
+        detach(point, UnmountFlags::DETACH)?;
+        detached += 1;
+    }
+}
+
+/// Detaches the filesystem mounted at `point` from there and from everywhere else it is bound to, such as the pods'
+/// volumes and what kubelet binds of them (`subPath`): for one whose server is gone.
+pub fn detach_filesystem(point: &Path) -> Result<(), MountError> {
+    let mounts = mountinfo::read().map_err(MountError::Table)?;
+    let devices: HashSet<&str> = mountinfo::at(&mounts, point)
+        .filter(|mount| mount.archive().is_some())
+        .map(|mount| &*mount.device)
+        .collect();
+    // What was mounted last may lie on top of what was mounted first.
+    for mount in mounts
+        .iter()
+        .rev()
+        .filter(|mount| devices.contains(&*mount.device))
+    {
+        detach(&mount.point, UnmountFlags::DETACH)?;
+    }
+    detach_all(point).map(drop)
+}
+
+/// Detaches the mount at `point` and fails whatever is waiting for its server, so that stuck readers go on with an error.
+pub fn abort(point: &Path) -> Result<(), MountError> {
+    detach(point, UnmountFlags::DETACH | UnmountFlags::FORCE)
+}
+
+fn detach(point: &Path, flags: UnmountFlags) -> Result<(), MountError> {
+    match unmount(point, flags | UnmountFlags::NOFOLLOW) {
+        // EINVAL: not a mount point any more; somebody else was quicker.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(errno) => Err(MountError::Detach {
+            point: point.to_owned(),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// Creates the folder, mode 0750, unless it is there; its parent must exist.
+pub fn create_folder(path: &Path) -> Result<(), MountError> {
+    match std::fs::DirBuilder::new().mode(0o750).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(MountError::Folder {
+            verb: "create",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Removes the empty folder; one that is not there is fine, one with content is an error, for it is not ours.
+pub fn remove_folder(path: &Path) -> Result<(), MountError> {
+    match std::fs::remove_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(MountError::Folder {
+            verb: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// The path of `target` as the mount table shows it: symbolic links in its parents resolved, the last part untouched,
+/// for that may be a dead mount.
+pub fn canonical(target: &Path) -> io::Result<PathBuf> {
+    match (target.parent(), target.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not the path of a folder",
+        )),
+    }
+}
+
+/// Whether FUSE can be used here at all.
+pub fn check_dev_fuse() -> Result<(), MountError> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open(DEV_FUSE)
+        .map(drop)
+        .map_err(MountError::DevFuse)
+}
