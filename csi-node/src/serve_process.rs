@@ -1,0 +1,264 @@
+//! The data process as control sees it: `clip-serve` is started, spoken to, and started again whenever it ends.
+//!
+//! Each life of it has a number, the *generation*. A mount belongs to the generation that serves it; when that one is
+//! over, the mount is dead, and [`crate::mounts`] makes it anew with the next.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::sync::{oneshot, watch};
+
+use crate::wire::{self, Command, Outcome, Refusal, Reply, Request, Summary};
+
+/// How long the server may take for an answer. Opening an archive reads one local file: seconds mean a dying disk.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How long a request waits for the server to be started again.
+const START_LIMIT: Duration = Duration::from_secs(5);
+/// Pauses between the restarts of a server that ends soon after its start: from this, doubling, to `MAX_PAUSE`.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long to wait when the server's socket is full.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
+/// A server that lived this long is started again at once.
+const HEALTHY_LIFE: Duration = Duration::from_secs(30);
+
+/// Why a request was not answered with success.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The server said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No server is running, or it ended before it answered.
+    #[error("clip-serve is not running; it is being started again (its log says why it ended)")]
+    Down,
+    /// The server runs and does not answer.
+    #[error("clip-serve did not answer within {} s", ANSWER_LIMIT.as_secs())]
+    Silent,
+    /// The request could not be sent.
+    #[error("cannot ask clip-serve: {0}")]
+    Send(#[source] io::Error),
+}
+
+/// The program to run and its arguments.
+#[derive(Clone, Debug)]
+pub struct ServeProgram {
+    /// Path of the binary.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// A `clip-serve` kept running. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ServeProcess {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` while no server runs.
+    connection: watch::Sender<Option<Arc<Connection>>>,
+}
+
+/// The socket to one life of the server, and who waits for its answers.
+#[derive(Debug)]
+struct Connection {
+    generation: u64,
+    socket: OwnedFd,
+    next_id: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
+}
+
+impl ServeProcess {
+    /// Starts the program and keeps it running until this process ends.
+    ///
+    /// The child is started and awaited by a thread that lives as long as this process, because the parent-death signal
+    /// which the child asks for follows the *thread* that started it.
+    pub fn start(program: ServeProgram) -> io::Result<ServeProcess> {
+        let shared = Arc::new(Shared {
+            connection: watch::Sender::new(None),
+        });
+        let supervised = shared.clone();
+        thread::Builder::new()
+            .name("serve-keeper".into())
+            .spawn(move || supervise(&program, &supervised))?;
+        Ok(ServeProcess { shared })
+    }
+
+    /// The number of the server's present life, once it runs. Waits a little for one that is being started.
+    pub async fn generation(&self) -> Result<u64, ServeError> {
+        Ok(self.connection().await?.generation)
+    }
+
+    /// Whether a server runs now.
+    pub fn is_running(&self) -> bool {
+        self.shared.connection.borrow().is_some()
+    }
+
+    /// Returns when a life later than `generation` has begun.
+    pub async fn later_than(&self, generation: u64) -> u64 {
+        let mut connections = self.shared.connection.subscribe();
+        let is_later = |found: &Option<Arc<Connection>>| {
+            found.as_ref().is_some_and(|c| c.generation > generation)
+        };
+        // The sender lives in `self`, so the wait cannot fail.
+        match connections.wait_for(is_later).await {
+            Ok(found) => found
+                .as_ref()
+                .map_or(generation, |connection| connection.generation),
+            Err(_closed) => generation,
+        }
+    }
+
+    /// Asks the server and waits for its answer. `descriptor` goes with the question and is closed here in any case.
+    pub async fn ask(
+        &self,
+        command: Command,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Summary, ServeError> {
+        let connection = self.connection().await?;
+        let answer = connection.ask(command, descriptor);
+        match tokio::time::timeout(ANSWER_LIMIT, answer).await {
+            Ok(Ok(Outcome::Ok(summary))) => Ok(summary),
+            Ok(Ok(Outcome::Error(refusal))) => Err(refusal.into()),
+            Ok(Err(error)) => Err(error),
+            Err(_elapsed) => Err(ServeError::Silent),
+        }
+    }
+
+    async fn connection(&self) -> Result<Arc<Connection>, ServeError> {
+        let mut connections = self.shared.connection.subscribe();
+        let running =
+            tokio::time::timeout(START_LIMIT, connections.wait_for(Option::is_some)).await;
+        match running {
+            Ok(Ok(connection)) => connection.clone().ok_or(ServeError::Down),
+            Ok(Err(_)) | Err(_) => Err(ServeError::Down),
+        }
+    }
+}
+
+impl Connection {
+    async fn ask(
+        &self,
+        command: Command,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Outcome, ServeError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let message = serde_json::to_vec(&Request { id, command })
+            .map_err(|error| ServeError::Send(error.into()))?;
+        let (sender, answer) = oneshot::channel();
+        self.waiting().insert(id, sender);
+        let sent = self.send(&message, descriptor.as_ref()).await;
+        // From here on the server alone holds the descriptor: its death is then the end of the connection.
+        drop(descriptor);
+        if let Err(error) = sent {
+            self.waiting().remove(&id);
+            return Err(ServeError::Send(error));
+        }
+        answer.await.map_err(|_sender_gone| ServeError::Down)
+    }
+
+    async fn send(&self, message: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
+        loop {
+            match wire::send_now(&self.socket, message, descriptor.map(OwnedFd::as_fd)) {
+                // The server reads a request at once, so the socket is full for moments only, if ever.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(FULL_PAUSE).await
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Hands answers to those who wait for them, until the server closes its end.
+    fn read_answers(&self) {
+        loop {
+            let reply: Reply = match wire::receive(&self.socket)
+                .map(|datagram| datagram.map(|(json, _)| serde_json::from_slice(&json)))
+            {
+                Ok(Some(Ok(reply))) => reply,
+                Ok(Some(Err(error))) => {
+                    tracing::error!(%error, "clip-serve sent an answer that cannot be read");
+                    continue;
+                }
+                Ok(None) | Err(_) => break,
+            };
+            if let Some(sender) = self.waiting().remove(&reply.id) {
+                // Whoever asked may have given up.
+                let _ = sender.send(reply.outcome);
+            }
+        }
+        self.waiting().clear();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Outcome>>> {
+        self.waiting
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Starts the server again and again; runs on its own thread and never returns.
+fn supervise(program: &ServeProgram, shared: &Shared) {
+    let mut pause = MIN_PAUSE;
+    for generation in 1.. {
+        let begun = Instant::now();
+        match launch(program, generation) {
+            Ok((mut child, connection)) => {
+                let connection = Arc::new(connection);
+                let reader = connection.clone();
+                thread::spawn(move || reader.read_answers());
+                tracing::info!(pid = child.id(), generation, "clip-serve started");
+                shared.connection.send_replace(Some(connection));
+                let ended = child.wait();
+                shared.connection.send_replace(None);
+                match ended {
+                    Ok(status) => {
+                        tracing::error!(generation, %status, "clip-serve ended; its mounts are made anew")
+                    }
+                    Err(error) => {
+                        tracing::error!(generation, %error, "clip-serve cannot be waited for")
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(program = %program.path.display(), %error, "cannot start clip-serve")
+            }
+        }
+        if begun.elapsed() >= HEALTHY_LIFE {
+            pause = MIN_PAUSE;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+fn launch(program: &ServeProgram, generation: u64) -> io::Result<(Child, Connection)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // As the child's standard input the socket needs no descriptor that every other child would inherit too.
+    let child = std::process::Command::new(&program.path)
+        .args(&program.arguments)
+        .stdin(Stdio::from(theirs))
+        .spawn()?;
+    Ok((
+        child,
+        Connection {
+            generation,
+            socket: ours,
+            next_id: AtomicU64::new(1),
+            waiting: Mutex::default(),
+        },
+    ))
+}

@@ -1,0 +1,295 @@
+//! What control (`clip-csi-node`) and data (`clip-serve`) say to each other.
+//!
+//! A pair of SOCK_SEQPACKET sockets, of which `clip-serve` has one as its standard input. Each datagram is one JSON
+//! document. Control asks, the server answers under the same number, in any order:
+//! ```text
+//! {"id":1,"serve":{"archive":"/var/lib/clip/archives/ab….clip","archiveDigest":"sha256:ab…","dockerConfigJson":null}}
+//!         + the descriptor of an archive's mount (SCM_RIGHTS)
+//! {"id":1,"ok":{"files":524,"bytes":7600000}}
+//! {"id":2,"error":{"reason":"archiveInvalid","message":"…"}}
+//! ```
+//! The end of either process closes its socket, and the kernel then drops descriptors still under way; that is how
+//! each side notices the other's death.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::{fmt, slice};
+
+use clip_registry::Digest;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+/// The largest datagram. Linux gives a socket 208 KiB of buffer by default, and a datagram must fit into it.
+pub const MAX_DATAGRAM: usize = 200 * 1024;
+
+/// A question of control's.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by control; the answer carries it too.
+    pub id: u64,
+    /// What is wanted.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What control may want.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Command {
+    /// Serve an archive over the FUSE descriptor that comes with this datagram. Answered when the tree can be read.
+    #[serde(rename_all = "camelCase")]
+    Serve {
+        /// The archive's file.
+        archive: PathBuf,
+        /// Its digest, the name by which later questions mean it.
+        archive_digest: Digest,
+        /// Docker configuration with credentials for the image's registry.
+        docker_config_json: Option<Secret>,
+    },
+}
+
+/// The server's answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The number of the question.
+    pub id: u64,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// Done, or why not.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// Done.
+    Ok(Summary),
+    /// Not done.
+    Error(Refusal),
+}
+
+/// The size of a served image, as its archive states it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Entries of every kind in the tree.
+    pub files: u64,
+    /// Bytes of all regular files' contents.
+    pub bytes: u64,
+}
+
+/// Why the server did not do it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The class of the cause, from which the gRPC code is chosen.
+    pub reason: Reason,
+    /// For people; names what to do.
+    pub message: String,
+}
+
+/// Classes of causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reason {
+    /// The archive is damaged, or of a version this server does not read.
+    ArchiveInvalid,
+    /// The docker configuration cannot be read.
+    CredentialsInvalid,
+    /// The cache's disk is full.
+    NoSpace,
+    /// Anything else.
+    Internal,
+}
+
+/// Text that must not show up in logs.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Sends one datagram, waiting while the socket is full.
+pub fn send(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
+    send_with(socket, message, None, SendFlags::NOSIGNAL)
+}
+
+/// Sends one datagram, and a descriptor with it if there is one; `WouldBlock` when the socket is full.
+pub fn send_now(
+    socket: impl AsFd,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    send_with(
+        socket,
+        message,
+        descriptor,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )
+}
+
+fn send_with(
+    socket: impl AsFd,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+    flags: SendFlags,
+) -> io::Result<()> {
+    if message.len() > MAX_DATAGRAM {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the message is too long (credentials over 100 KiB?)",
+        ));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptor {
+        control.push(SendAncillaryMessage::ScmRights(slice::from_ref(descriptor)));
+    }
+    sendmsg(socket, &[IoSlice::new(message)], &mut control, flags)?;
+    Ok(())
+}
+
+/// Receives one datagram and the descriptor sent with it; `None` when the other side is gone.
+pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    let mut message = vec![0; MAX_DATAGRAM];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut message)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a datagram was cut off",
+        ));
+    }
+    message.truncate(received.bytes);
+    let descriptor = control.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok(Some((message, descriptor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_request_is_json_with_the_command_as_its_key() {
+        let request = Request {
+            id: 7,
+            command: Command::Serve {
+                archive: "/a.clip".into(),
+                archive_digest: Digest::sha256_of(b""),
+                docker_config_json: None,
+            },
+        };
+        let json = serde_json::to_value(&request).unwrap();
+        assert_eq!(json["id"], 7);
+        assert_eq!(json["serve"]["archive"], "/a.clip");
+        assert_eq!(json["serve"]["dockerConfigJson"], serde_json::Value::Null);
+        let again: Request = serde_json::from_value(json).unwrap();
+        assert_eq!(again.id, 7);
+    }
+
+    #[test]
+    fn an_answer_is_ok_or_error() {
+        let ok = serde_json::to_string(&Reply {
+            id: 1,
+            outcome: Outcome::Ok(Summary { files: 2, bytes: 3 }),
+        })
+        .unwrap();
+        assert_eq!(ok, r#"{"id":1,"ok":{"files":2,"bytes":3}}"#);
+        let refusal = Refusal {
+            reason: Reason::ArchiveInvalid,
+            message: "bad".into(),
+        };
+        let error = serde_json::to_string(&Reply {
+            id: 1,
+            outcome: Outcome::Error(refusal),
+        })
+        .unwrap();
+        assert_eq!(
+            error,
+            r#"{"id":1,"error":{"reason":"archiveInvalid","message":"bad"}}"#
+        );
+    }
+
+    #[test]
+    fn a_descriptor_travels_with_its_datagram() {
+        let (ours, theirs) = pair();
+        let mut file: File = tempfile::tempfile().unwrap();
+        file.write_all(b"over there").unwrap();
+        send_now(&ours, b"{}", Some(file.as_fd())).unwrap();
+        send(&ours, b"second").unwrap();
+        let (message, descriptor) = receive(&theirs).unwrap().unwrap();
+        assert_eq!(message, b"{}");
+        let mut other = File::from(descriptor.unwrap());
+        other.rewind().unwrap();
+        let mut text = String::new();
+        other.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "over there");
+        let (message, descriptor) = receive(&theirs).unwrap().unwrap();
+        assert_eq!(
+            (message.as_slice(), descriptor.is_none()),
+            (&b"second"[..], true)
+        );
+    }
+
+    #[test]
+    fn the_largest_datagram_fits_and_a_larger_one_is_refused() {
+        let (ours, theirs) = pair();
+        send(&ours, &vec![b'x'; MAX_DATAGRAM]).unwrap();
+        assert_eq!(receive(&theirs).unwrap().unwrap().0.len(), MAX_DATAGRAM);
+        let error = send(&ours, &vec![b'x'; MAX_DATAGRAM + 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_end_of_the_other_side_is_seen() {
+        let (ours, theirs) = pair();
+        drop(ours);
+        assert!(receive(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_secret_never_shows_in_debug_output() {
+        assert_eq!(
+            format!("{:?}", Some(Secret("hunter2".into()))),
+            "Some((secret))"
+        );
+    }
+}
