@@ -1,0 +1,231 @@
+//! The archives on this node's disk: `<state>/archives/<hex>.clip`, each under the digest of its bytes.
+//!
+//! One that is there is used without asking anybody. One that is not is fetched once, however many pods wait for it, and
+//! goes on being fetched when their patience ends. It gets its name only after its digest was checked and its bytes
+//! are on disk, so a file under that name is whole.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use clip_registry::Digest;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+use crate::archive_sources::{FetchError, Sources};
+use crate::mounts::LocalArchive;
+use crate::resolve::ArchiveRef;
+use crate::wire::Secret;
+
+/// No archive of a real image comes near: 1 GiB stands for a tree of about a hundred million entries.
+pub const MAX_ARCHIVE: u64 = 1 << 30;
+
+/// The archives on disk. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Archives {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    sources: Sources,
+    /// Those that are being fetched.
+    under_way: Mutex<HashMap<Digest, Fetch>>,
+}
+
+type Fetch = Shared<BoxFuture<'static, Result<LocalArchive, Arc<FetchError>>>>;
+
+impl Archives {
+    /// Keeps archives in `folder`, which is created; what an earlier life left unfinished there is removed.
+    pub fn new(folder: PathBuf, sources: Sources) -> io::Result<Archives> {
+        std::fs::create_dir_all(&folder)?;
+        remove_unfinished(&folder)?;
+        Ok(Archives {
+            inner: Arc::new(Inner {
+                folder,
+                sources,
+                under_way: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The archive on disk, fetched if it is not there yet.
+    ///
+    /// `credentials` are a docker configuration for registries that have it. Of several pods that want the same archive
+    /// at the same time, the first one's are used.
+    pub async fn ensure(
+        &self,
+        wanted: &ArchiveRef,
+        credentials: Option<&Secret>,
+    ) -> Result<LocalArchive, Arc<FetchError>> {
+        if let Some(archive) = self.on_disk(&wanted.digest) {
+            return Ok(archive);
+        }
+        let fetch = self
+            .under_way()
+            .entry(wanted.digest.clone())
+            .or_insert_with(|| self.begin(wanted, credentials))
+            .clone();
+        fetch.await
+    }
+
+    /// The archive, if it is on disk already.
+    pub fn on_disk(&self, digest: &Digest) -> Option<LocalArchive> {
+        let file = self.inner.folder.join(format!("{}.clip", digest.hex()));
+        file.is_file().then(|| LocalArchive {
+            digest: digest.clone(),
+            file,
+        })
+    }
+
+    /// Whether the folder can be written to.
+    pub fn check_writable(&self) -> io::Result<()> {
+        NamedTempFile::with_prefix_in(UNFINISHED, &self.inner.folder).map(drop)
+    }
+
+    /// A fetch that runs by itself, whether somebody waits for it or not.
+    fn begin(&self, wanted: &ArchiveRef, credentials: Option<&Secret>) -> Fetch {
+        let (archives, wanted, credentials) = (self.clone(), wanted.clone(), credentials.cloned());
+        let task = tokio::spawn(async move {
+            let outcome = archives
+                .fetch(&wanted, credentials.as_ref())
+                .await
+                .map_err(Arc::new);
+            archives.under_way().remove(&wanted.digest);
+            outcome
+        });
+        let joined = task.map(|joined| {
+            joined.unwrap_or_else(|panicked| {
+                Err(Arc::new(FetchError::Disk(io::Error::other(panicked))))
+            })
+        });
+        joined.boxed().shared()
+    }
+
+    async fn fetch(
+        &self,
+        wanted: &ArchiveRef,
+        credentials: Option<&Secret>,
+    ) -> Result<LocalArchive, FetchError> {
+        // It may have been finished between the caller's look and now.
+        if let Some(archive) = self.on_disk(&wanted.digest) {
+            return Ok(archive);
+        }
+        let mut unfinished = Unfinished::create(&self.inner.folder).map_err(FetchError::Disk)?;
+        self.inner
+            .sources
+            .fetch(wanted, credentials, &mut unfinished)
+            .await?;
+        let file = self
+            .inner
+            .folder
+            .join(format!("{}.clip", wanted.digest.hex()));
+        let (named, digest) = (file.clone(), wanted.digest.clone());
+        tokio::task::spawn_blocking(move || unfinished.keep(&digest, &named))
+            .await
+            .map_err(|panicked| FetchError::Disk(io::Error::other(panicked)))??;
+        tracing::info!(archive = %wanted.digest, "archive fetched");
+        Ok(LocalArchive {
+            digest: wanted.digest.clone(),
+            file,
+        })
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Digest, Fetch>> {
+        self.inner
+            .under_way
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// What the names of unfinished files begin with.
+const UNFINISHED: &str = ".unfinished-";
+
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// An archive that is being written; removed when dropped before it is kept.
+#[derive(Debug)]
+pub struct Unfinished {
+    file: NamedTempFile,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Unfinished {
+    fn create(folder: &Path) -> io::Result<Unfinished> {
+        Ok(Unfinished {
+            file: NamedTempFile::with_prefix_in(UNFINISHED, folder)?,
+            hash: Sha256::new(),
+            size: 0,
+        })
+    }
+
+    /// Adds bytes at the end.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+        self.size += bytes.len() as u64;
+        if self.size > MAX_ARCHIVE {
+            return Err(FetchError::TooLarge);
+        }
+        self.hash.update(bytes);
+        self.file.write_all(bytes).map_err(FetchError::Disk)
+    }
+
+    /// Forgets what was written, to begin with another source.
+    pub fn clear(&mut self) -> Result<(), FetchError> {
+        (self.hash, self.size) = (Sha256::new(), 0);
+        self.file.as_file().set_len(0).map_err(FetchError::Disk)?;
+        io::Seek::rewind(&mut self.file).map_err(FetchError::Disk)
+    }
+
+    /// Whether what was written has this digest.
+    pub fn check(&self, expected: &Digest) -> Result<(), FetchError> {
+        let found = Digest::from_sha256(self.hash.clone().finalize().into());
+        if found == *expected {
+            return Ok(());
+        }
+        Err(FetchError::Digest {
+            expected: expected.clone(),
+            found,
+            size: self.size,
+        })
+    }
+
+    fn keep(self, digest: &Digest, name: &Path) -> Result<(), FetchError> {
+        self.check(digest)?;
+        self.file.as_file().sync_all().map_err(FetchError::Disk)?;
+        self.file
+            .persist(name)
+            .map_err(|error| FetchError::Disk(error.error))?;
+        let folder = name.parent().unwrap_or(Path::new("/"));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(FetchError::Disk)
+    }
+}
+
+/// The digest of a file's bytes.
+pub fn digest_of_file(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Digest::from_sha256(hash.finalize().into())),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
