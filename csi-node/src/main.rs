@@ -41,7 +41,10 @@ const REGISTER_AGAIN: Duration = Duration::from_secs(10);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    logs::init(Verbosity::verbose_if(args.verbose, Verbosity::Normal), args.log_format);
+    logs::init(
+        Verbosity::verbose_if(args.verbose, Verbosity::Normal),
+        args.log_format,
+    );
     let mut metrics = Metrics::new("csi-node", env!("CARGO_PKG_VERSION"));
     let node_metrics = NodeMetrics::new(&mut metrics);
     let stopping = stopping()?;
@@ -50,7 +53,11 @@ async fn main() -> anyhow::Result<()> {
     let places = places(&args)?;
     let publisher = Arc::new(publisher(&args, &places, serve.clone()).await?);
     recover(&places, &publisher.archives, &publisher.mounts).await?;
-    tokio::spawn(keep_mounts_alive(serve, publisher.clone(), node_metrics.clone()));
+    tokio::spawn(keep_mounts_alive(
+        serve,
+        publisher.clone(),
+        node_metrics.clone(),
+    ));
 
     let ready = Ready::new();
     tokio::spawn(serve_admin(args.clone(), metrics, ready.clone()));
@@ -69,7 +76,10 @@ async fn main() -> anyhow::Result<()> {
 
 /// Turns true at SIGTERM or SIGINT.
 fn stopping() -> anyhow::Result<watch::Receiver<bool>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -90,13 +100,23 @@ async fn stopped(mut stopping: watch::Receiver<bool>, after: Duration) {
 
 /// `clip-serve` lies beside this program.
 fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
-    let path = std::env::current_exe().context("cannot find out where this program is")?.with_file_name("clip-serve");
+    let path = std::env::current_exe()
+        .context("cannot find out where this program is")?
+        .with_file_name("clip-serve");
     let mut arguments = vec![
         format!("--state-dir={}", args.state_dir.display()),
         format!("--log-format={}", args.log_format),
     ];
-    arguments.extend(args.plain_http.iter().map(|host| format!("--plain-http={host}")));
-    arguments.extend(args.ca_cert.iter().map(|file| format!("--ca-cert={}", file.display())));
+    arguments.extend(
+        args.plain_http
+            .iter()
+            .map(|host| format!("--plain-http={host}")),
+    );
+    arguments.extend(
+        args.ca_cert
+            .iter()
+            .map(|file| format!("--ca-cert={}", file.display())),
+    );
     if args.verbose {
         arguments.push("--verbose".to_owned());
     }
@@ -106,10 +126,15 @@ fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
 /// The folders, with the names that the mount table gives them.
 fn places(args: &Args) -> anyhow::Result<Places> {
     let real = |path: &Path| -> anyhow::Result<PathBuf> {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
-        path.canonicalize().with_context(|| format!("cannot use {}", path.display()))
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
+        path.canonicalize()
+            .with_context(|| format!("cannot use {}", path.display()))
     };
-    Ok(Places { kubelet: real(&args.kubelet_dir)?, mounts: real(&args.plugin_dir().join("mounts"))? })
+    Ok(Places {
+        kubelet: real(&args.kubelet_dir)?,
+        mounts: real(&args.plugin_dir().join("mounts"))?,
+    })
 }
 
 async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow::Result<Publisher> {
@@ -126,16 +151,26 @@ async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow:
         Some(folder) => Resolver::Folder(Folder::new(folder.clone())),
         None => {
             let client = kube::Client::try_default().await;
-            let client = client.context("cannot find the Kubernetes API (outside of a cluster set KUBECONFIG)")?;
+            let client = client
+                .context("cannot find the Kubernetes API (outside of a cluster set KUBECONFIG)")?;
             Resolver::Cluster(Cluster::new(client, Platform::host().to_string()))
         }
     };
-    let sources = Sources::new(args.archive_service.clone(), args.token_file.clone(), registries)?;
+    let sources = Sources::new(
+        args.archive_service.clone(),
+        args.token_file.clone(),
+        registries,
+    )?;
     let folder = args.state_dir.join("archives");
-    let archives =
-        Archives::new(folder.clone(), sources).with_context(|| format!("cannot use {}", folder.display()))?;
+    let archives = Archives::new(folder.clone(), sources)
+        .with_context(|| format!("cannot use {}", folder.display()))?;
     let mounts = Mounts::new(places.mounts.clone(), serve);
-    Ok(Publisher::new(resolver, archives, mounts, args.publish_wait))
+    Ok(Publisher::new(
+        resolver,
+        archives,
+        mounts,
+        args.publish_wait,
+    ))
 }
 
 /// Mends the mounts at the start and after each death of clip-serve.
@@ -172,7 +207,10 @@ fn listen_csi(
         .add_service(NodeServer::new(node));
     Ok(async move {
         let stop = async move { stopping.wait_for(|stop| *stop).await.map_or((), |_| ()) };
-        server.serve_with_incoming_shutdown(socket.incoming, stop).await.context("serving CSI")
+        server
+            .serve_with_incoming_shutdown(socket.incoming, stop)
+            .await
+            .context("serving CSI")
     })
 }
 
@@ -184,7 +222,9 @@ async fn register(args: &Args, mut stopping: watch::Receiver<bool>) -> anyhow::R
         let remove = socket.remover();
         let (sender, mut refused) = mpsc::channel(1);
         let service = RegistrationServer::new(RegistrationService::new(args.csi_socket(), sender));
-        let server = Server::builder().add_service(service).serve_with_incoming(socket.incoming);
+        let server = Server::builder()
+            .add_service(service)
+            .serve_with_incoming(socket.incoming);
         tokio::select! {
             served = server => return served.context("serving kubelet's plugin registration"),
             Some(reason) = refused.recv() => {

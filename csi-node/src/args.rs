@@ -1,0 +1,158 @@
+//! The command line of `clip-csi-node`. Every option can also be given in the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use clip_telemetry::logs::Format;
+
+/// The CSI node plugin of Clip: mounts indexed container images into pods.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "clip-csi-node", version)]
+pub struct Args {
+    /// Name of this node, as Kubernetes knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// Kubelet's folder; it must be mounted at the same path with mount propagation Bidirectional.
+    #[arg(
+        long,
+        env = "CLIP_KUBELET_DIR",
+        default_value = "/var/lib/kubelet",
+        value_name = "DIR"
+    )]
+    pub kubelet_dir: PathBuf,
+
+    /// Where archives and the cache of image contents are kept.
+    #[arg(
+        long,
+        env = "CLIP_STATE_DIR",
+        default_value = "/var/lib/clip",
+        value_name = "DIR"
+    )]
+    pub state_dir: PathBuf,
+
+    /// The operator's archive service, such as http://clip-archives.clip-system.svc.
+    #[arg(long, env = "CLIP_ARCHIVE_SERVICE", value_name = "URL")]
+    pub archive_service: Option<String>,
+
+    /// File with the service-account token that the archive service asks for.
+    #[arg(long, env = "CLIP_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// A registry that is spoken to without TLS, as host or host:port; may be repeated.
+    #[arg(
+        long,
+        env = "CLIP_PLAIN_HTTP",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub plain_http: Vec<String>,
+
+    /// PEM file with CA certificates for registries and the archive service; may be repeated.
+    #[arg(long, env = "CLIP_CA_CERT", value_name = "FILE", value_delimiter = ',')]
+    pub ca_cert: Vec<PathBuf>,
+
+    /// The CSI socket. Default: plugins/csi.clip.dev/csi.sock in kubelet's folder.
+    #[arg(long, env = "CLIP_CSI_SOCKET", value_name = "PATH")]
+    pub csi_socket: Option<PathBuf>,
+
+    /// The folder that kubelet watches for plugins. Default: plugins_registry in kubelet's folder.
+    #[arg(long, env = "CLIP_REGISTRATION_DIR", value_name = "DIR")]
+    pub registration_dir: Option<PathBuf>,
+
+    /// Where to serve /metrics, /healthz and /readyz.
+    #[arg(
+        long,
+        env = "CLIP_METRICS_LISTEN",
+        default_value = "0.0.0.0:9810",
+        value_name = "ADDR:PORT"
+    )]
+    pub metrics_listen: SocketAddr,
+
+    /// How long a pod's volume waits for an image that is being indexed, before kubelet is told how far it is. Kubelet
+    /// itself gives up after 2 min.
+    #[arg(long, env = "CLIP_PUBLISH_WAIT", default_value = "100s", value_parser = duration, value_name = "TIME")]
+    pub publish_wait: Duration,
+
+    /// Without Kubernetes, for trying and debugging: `clipImage: NAME` means the archive NAME.clip in this folder.
+    #[arg(long, env = "CLIP_CLIPIMAGES_FROM", value_name = "DIR")]
+    pub clipimages_from: Option<PathBuf>,
+
+    /// How log lines look: text or json.
+    #[arg(long, env = "CLIP_LOG_FORMAT", default_value_t, value_name = "FORMAT")]
+    pub log_format: Format,
+
+    /// Log in detail.
+    #[arg(long, env = "CLIP_VERBOSE")]
+    pub verbose: bool,
+}
+
+impl Args {
+    /// Our folder among kubelet's plugins.
+    pub fn plugin_dir(&self) -> PathBuf {
+        self.kubelet_dir.join("plugins").join(clip_crds::DRIVER)
+    }
+
+    /// The CSI socket.
+    pub fn csi_socket(&self) -> PathBuf {
+        self.csi_socket
+            .clone()
+            .unwrap_or_else(|| self.plugin_dir().join("csi.sock"))
+    }
+
+    /// The folder that kubelet watches.
+    pub fn registration_dir(&self) -> PathBuf {
+        self.registration_dir
+            .clone()
+            .unwrap_or_else(|| self.kubelet_dir.join("plugins_registry"))
+    }
+}
+
+/// `100s`, `500ms` or `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a time: write 500ms, 100s or 2m"))?;
+    match &text[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        _ => Err(format!("{text:?} has no unit: write 500ms, 100s or 2m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(duration("100s"), Ok(Duration::from_secs(100)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(duration("100").is_err() && duration("s").is_err() && duration("1h").is_err());
+    }
+
+    #[test]
+    fn sockets_are_where_kubelet_looks_for_them() {
+        let args = Args::parse_from(["clip-csi-node", "--node-name", "n", "--kubelet-dir", "/k"]);
+        assert_eq!(
+            args.csi_socket(),
+            PathBuf::from("/k/plugins/csi.clip.dev/csi.sock")
+        );
+        assert_eq!(
+            args.registration_dir(),
+            PathBuf::from("/k/plugins_registry")
+        );
+    }
+}
