@@ -1,2 +1,66 @@
-//! Placeholder.
-fn main() {}
+//! `make bench`: what Clip costs and gains, beside its peers and the machine's own limits, all from
+//! one run.
+//!
+//! A bench is one file that returns [`Row`]s. Figures are ratios or counts wherever possible: these
+//! machines are noisy. A peer that cannot be had is a row that says so, never a gap.
+
+mod archive_size;
+mod cold_read;
+mod peers;
+mod relay;
+mod rows;
+mod run;
+mod world;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use rows::Row;
+use std::path::PathBuf;
+use world::World;
+
+/// Run the benches.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Only this one.
+    #[arg(long)]
+    name: Option<String>,
+    /// Write all rows to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+type Bench = fn(&World) -> Result<Vec<Row>>;
+const BENCHES: [(&str, Bench); 2] = [
+    ("archive-size", archive_size::run),
+    ("cold-read", cold_read::run),
+];
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let wanted = |name: &str| args.name.as_deref().is_none_or(|only| only == name);
+    if !BENCHES.iter().any(|(name, _)| wanted(name)) {
+        let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "no bench {:?}: there are {}",
+            args.name.unwrap_or_default(),
+            names.join(", ")
+        );
+    }
+    let world = World::prepare()?;
+    let mut all = Vec::new();
+    for (name, bench) in BENCHES.into_iter().filter(|(name, _)| wanted(name)) {
+        eprintln!("== {name}");
+        let rows = bench(&world).with_context(|| format!("bench {name}"))?;
+        rows::print(&rows);
+        all.extend(rows);
+    }
+    if let Some(path) = args.json {
+        let report = serde_json::json!({ "machine": world.machine(), "versions": world.versions(), "rows": all });
+        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    match all.iter().filter(|row| row.ok == Some(false)).count() {
+        0 => Ok(()),
+        missed => bail!("{missed} targets missed"),
+    }
+}

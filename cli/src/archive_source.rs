@@ -40,8 +40,6 @@ pub struct SourceArgs {
 pub struct Opened {
     /// The image.
     pub image: OpenedImage,
-    /// The node that serves it.
-    pub node: Node,
     /// The archive on disk.
     pub archive: PathBuf,
     /// Dropped last: fetches run on it.
@@ -65,7 +63,6 @@ impl SourceArgs {
         let image = node.open_image(&archive, None)?;
         Ok(Opened {
             image,
-            node,
             archive,
             runtime,
         })

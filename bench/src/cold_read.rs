@@ -1,0 +1,263 @@
+//! What one small read costs when nothing is on the node: requests, bytes, time.
+//!
+//! Files all over the image are read, 4 KiB of each, from a mount with an empty cache. Beside it:
+//! the origin's mount (a new cache for every read, as its first read fetches the whole layer), and
+//! fetching and decoding the whole layer.
+
+use crate::{
+    peers,
+    relay::Passed,
+    rows::Row,
+    run,
+    world::{IMAGES, World},
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const BENCH: &str = "cold-read";
+const READ_LEN: usize = 4096;
+/// Reads of ours per image, and of the origin, each of which fetches a whole layer.
+const READS: usize = 24;
+const ORIGIN_READS: usize = 3;
+
+/// One cold read.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    passed: Passed,
+    time: Duration,
+}
+
+/// Runs the bench.
+pub fn run(world: &World) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for image in IMAGES {
+        let archive = world.scratch.path().join(format!("{image}.cold.clip"));
+        run::timed(
+            world
+                .clip()
+                .arg("index")
+                .arg(world.reference(image))
+                .arg(&archive),
+        )?;
+        let ours = clip_reads(world, &archive)?;
+        rows.extend(describe(image, "clip", &ours, true));
+        let whole = whole_layers(world, image)?;
+        rows.push(Row::new(
+            BENCH,
+            image,
+            "whole layers",
+            "bytes",
+            whole.passed.bytes as f64,
+            "B",
+        ));
+        rows.push(Row::new(
+            BENCH,
+            image,
+            "whole layers",
+            "decode time",
+            whole.time.as_secs_f64() * 1e3,
+            "ms",
+        ));
+        rows.extend(origin(world, image)?);
+    }
+    Ok(rows)
+}
+
+fn describe(image: &str, system: &'static str, reads: &[Read], promised: bool) -> Vec<Row> {
+    let sorted = |value: fn(&Read) -> f64| {
+        let mut values: Vec<f64> = reads.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let bytes = sorted(|read| read.passed.bytes as f64);
+    let requests = sorted(|read| read.passed.blob_requests as f64);
+    let time = sorted(|read| read.time.as_secs_f64() * 1e3);
+    let (middle, last) = (reads.len() / 2, reads.len() - 1);
+    let p50 = Row::new(BENCH, image, system, "bytes, p50", bytes[middle], "B");
+    let most = Row::new(BENCH, image, system, "bytes, most", bytes[last], "B");
+    let limit = |row: Row, limit: f64| if promised { row.at_most(limit) } else { row };
+    vec![
+        limit(p50, 524_288.0),
+        limit(most, 1_048_576.0),
+        limit(
+            Row::new(
+                BENCH,
+                image,
+                system,
+                "blob requests, p50",
+                requests[middle],
+                "",
+            ),
+            1.0,
+        ),
+        Row::new(BENCH, image, system, "time, p50", time[middle], "ms"),
+        Row::new(BENCH, image, system, "time, longest", time[last], "ms"),
+    ]
+}
+
+fn clip_reads(world: &World, archive: &Path) -> Result<Vec<Read>> {
+    let dir = world.scratch.path().join("mount");
+    std::fs::create_dir_all(&dir)?;
+    let state = tempfile::tempdir_in(world.scratch.path())?;
+    let mut server = world.clip();
+    server
+        .arg("mount")
+        .arg(archive)
+        .arg(&dir)
+        .env("CLIP_STATE_DIR", state.path());
+    let mounted = Mounted::start(server, &dir)?;
+    let files = sample(&dir, READS)?;
+    world.relay.take();
+    let reads = files.iter().map(|file| read_one(world, file)).collect();
+    drop(mounted);
+    reads
+}
+
+fn origin(world: &World, image: &str) -> Result<Vec<Row>> {
+    let binary = match peers::origin(world) {
+        Ok(binary) => binary,
+        Err(error) => {
+            return Ok(vec![Row::missing(
+                BENCH,
+                image,
+                "origin",
+                &format!("{error:#}"),
+            )]);
+        }
+    };
+    let archive = world.scratch.path().join(format!("{image}.origin.clip"));
+    run::timed(
+        Command::new(&binary)
+            .arg("index")
+            .arg(world.reference(image))
+            .arg(&archive),
+    )
+    .context("the origin's indexer")?;
+    let dir = world.scratch.path().join("origin-mount");
+    std::fs::create_dir_all(&dir)?;
+    let mut reads = Vec::new();
+    for turn in 0..ORIGIN_READS {
+        let cache = tempfile::tempdir_in(world.scratch.path())?;
+        let mut server = Command::new(&binary);
+        server
+            .arg("mount")
+            .arg(&archive)
+            .arg(&dir)
+            .arg(cache.path());
+        let mounted = Mounted::start(server, &dir)?;
+        let files = sample(&dir, ORIGIN_READS)?;
+        world.relay.take();
+        reads.push(read_one(world, &files[turn.min(files.len() - 1)])?);
+        drop(mounted);
+    }
+    Ok(describe(image, "origin", &reads, false))
+}
+
+fn read_one(world: &World, path: &Path) -> Result<Read> {
+    let file = File::open(path)?;
+    let middle = file.metadata()?.len() / 2 / READ_LEN as u64 * READ_LEN as u64;
+    let mut buffer = [0; READ_LEN];
+    let started = Instant::now();
+    file.read_at(&mut buffer, middle)?;
+    let time = started.elapsed();
+    Ok(Read {
+        passed: world.relay.take(),
+        time,
+    })
+}
+
+/// The cost of having the whole layers first: their size, and `gzip -dc` by the clock.
+fn whole_layers(world: &World, image: &str) -> Result<Read> {
+    let layers = world.layers(image)?;
+    let bytes = layers
+        .iter()
+        .map(|layer| Ok(std::fs::metadata(layer)?.len()))
+        .sum::<Result<u64>>()?;
+    let cost = run::timed(
+        Command::new("sh")
+            .arg("-c")
+            .arg("gzip -dc \"$@\" >/dev/null")
+            .arg("sh")
+            .args(&layers),
+    )?;
+    Ok(Read {
+        passed: Passed {
+            bytes,
+            blob_requests: layers.len() as u64,
+        },
+        time: cost.wall,
+    })
+}
+
+/// `count` regular files of more than one page, spread over the tree in the order of their paths
+/// (which says nothing about their place in the layers).
+fn sample(root: &Path, count: usize) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir)?.flatten() {
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else if kind.is_file() && entry.metadata()?.len() > READ_LEN as u64 {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    ensure!(
+        files.len() >= count,
+        "{} has only {} files",
+        root.display(),
+        files.len()
+    );
+    Ok((0..count)
+        .map(|turn| files[turn * files.len() / count].clone())
+        .collect())
+}
+
+/// A server in the foreground; stopped and waited for when dropped.
+struct Mounted(Child);
+
+impl Mounted {
+    fn start(mut command: Command, dir: &Path) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_mounted(dir)? {
+            if let Some(status) = child.try_wait()? {
+                anyhow::bail!("{command:?} ended with {status}");
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{command:?} did not mount within 30 s"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+fn is_mounted(dir: &Path) -> Result<bool> {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == dir.to_str()))
+}

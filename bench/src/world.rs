@@ -1,0 +1,154 @@
+//! What every bench needs: the repository, real images in a real registry behind a counting relay,
+//! the binaries.
+
+use crate::relay::Relay;
+use anyhow::{Context, Result, ensure};
+use clip_testkit::registry::TestRegistry;
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+use tempfile::TempDir;
+
+/// The images; `e2e/images/make` makes them.
+pub const IMAGES: [&str; 2] = ["debian-min", "go-toolchain"];
+
+/// See the module.
+#[derive(Debug)]
+pub struct World {
+    /// Counts what systems fetch.
+    pub relay: Relay,
+    /// Scratch space.
+    pub scratch: TempDir,
+    repository: PathBuf,
+    _registry: TestRegistry,
+}
+
+impl World {
+    /// Makes the images where they are missing, starts the registry, and pushes them.
+    pub fn prepare() -> Result<Self> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the bench lies in the repository")?
+            .to_owned();
+        let registry = TestRegistry::start()?;
+        let relay = Relay::start(registry.address())?;
+        let world = Self {
+            relay,
+            scratch: tempfile::tempdir()?,
+            repository,
+            _registry: registry,
+        };
+        for image in IMAGES {
+            let layout = world.layout(image)?;
+            let target = format!("docker://{}/bench/{image}:1", world.relay.address());
+            let mut skopeo = Command::new("skopeo");
+            skopeo
+                .args(["copy", "-q", "--insecure-policy", "--dest-tls-verify=false"])
+                .arg(format!("oci:{}", layout.display()))
+                .arg(target);
+            crate::run::timed(&mut skopeo)?;
+        }
+        world.relay.take();
+        Ok(world)
+    }
+
+    /// The reference of `image` behind the relay.
+    pub fn reference(&self, image: &str) -> String {
+        format!("{}/bench/{image}:1", self.relay.address())
+    }
+
+    /// The directory of `image` as an OCI layout.
+    pub fn layout(&self, image: &str) -> Result<PathBuf> {
+        let output = Command::new(self.repository.join("e2e/images/make"))
+            .arg(image)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "e2e/images/make {image}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let path = String::from_utf8(output.stdout)?;
+        Ok(path
+            .lines()
+            .last()
+            .context("e2e/images/make prints the path")?
+            .into())
+    }
+
+    /// The compressed layers of `image` on disk, base first.
+    pub fn layers(&self, image: &str) -> Result<Vec<PathBuf>> {
+        let layout = self.layout(image)?;
+        let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
+        let read =
+            |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&std::fs::read(path)?)?) };
+        let index = read(layout.join("index.json"))?;
+        let manifest = read(blob(
+            index["manifests"][0]["digest"]
+                .as_str()
+                .context("a manifest")?,
+        ))?;
+        let layers = manifest["layers"].as_array().context("layers")?;
+        layers
+            .iter()
+            .map(|layer| Ok(blob(layer["digest"].as_str().context("a digest")?)))
+            .collect()
+    }
+
+    /// The release build of `clip`.
+    pub fn clip(&self) -> Command {
+        let this = std::env::current_exe().unwrap_or_default();
+        let mut command = Command::new(this.with_file_name("clip"));
+        command.env("CLIP_STATE_DIR", self.scratch.path().join("state"));
+        command
+    }
+
+    /// A directory outside the repository where built peers are kept.
+    pub fn cache(&self) -> PathBuf {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/clip"));
+        std::env::var_os("CLIP_CACHE_DIR")
+            .map(PathBuf::from)
+            .or_else(home)
+            .unwrap_or_else(|| self.scratch.path().to_owned())
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &Path {
+        &self.repository
+    }
+
+    /// Processors, memory, kernel.
+    pub fn machine(&self) -> Value {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let line = |text: &str, key: &str| {
+            text.lines()
+                .find(|line| line.starts_with(key))
+                .and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim().to_owned())
+        };
+        json!({
+            "cpu": line(&read("/proc/cpuinfo"), "model name"),
+            "cpus": std::thread::available_parallelism().map_or(0, usize::from),
+            "memory": line(&read("/proc/meminfo"), "MemTotal"),
+            "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        })
+    }
+
+    /// Versions of what was measured.
+    pub fn versions(&self) -> Value {
+        let first_line = |command: &mut Command| {
+            command.output().ok().and_then(|output| {
+                String::from_utf8_lossy(&output.stdout)
+                    .lines()
+                    .next()
+                    .map(str::to_owned)
+            })
+        };
+        json!({
+            "clip": first_line(self.clip().arg("--version")),
+            "gzip": first_line(Command::new("gzip").arg("--version")),
+            "origin": crate::peers::ORIGIN_VERSION,
+        })
+    }
+}
