@@ -1,0 +1,396 @@
+//! The archive service: Jobs put archives, nodes get them.
+//!
+//! ```text
+//! PUT /v1/namespaces/{namespace}/clipimages/{name}/archive?uid=UID   the archive  →  201 {"digest", "size"}
+//! GET /v1/archives/{digest}                                          →  200, the archive
+//! ```
+//!
+//! Whoever may upload is not thereby believed: the digest is computed here, from the bytes that arrived, and
+//! an archive that does not decode to the last section is refused. Failures are `{"reason", "message"}`.
+
+use std::{
+    io::{self, Read, Seek, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
+use clip_archive::{Archive, Digest, OpenError, header::FORMAT_VERSION};
+use futures::StreamExt;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+use tokio::sync::Semaphore;
+use tokio_util::io::ReaderStream;
+
+use crate::{
+    access::{Access, AccessError, Ticket},
+    controller::Waker,
+    identity::{content_key, requested_at},
+    measure::Measures,
+    store::{Record, Store},
+};
+
+/// A client that sends nothing for so long is gone.
+const IDLE: Duration = Duration::from_secs(60);
+/// Uploads at the same time; more wait.
+const UPLOADS: usize = 16;
+/// Archives opened at the same time: each is held in memory while it is verified.
+const VERIFICATIONS: usize = 1;
+
+/// What the service works with.
+#[derive(Debug)]
+pub struct ArchiveService {
+    access: Access,
+    store: Store,
+    waker: Waker,
+    measures: Measures,
+    max_archive_bytes: u64,
+    default_platform: String,
+    uploads: Semaphore,
+    verifications: Semaphore,
+}
+
+impl ArchiveService {
+    /// A service over `store`, which wakes the controller through `waker`.
+    pub fn new(
+        access: Access,
+        store: Store,
+        waker: Waker,
+        measures: Measures,
+        max_archive_bytes: u64,
+        default_platform: String,
+    ) -> Self {
+        let (uploads, verifications) = (Semaphore::new(UPLOADS), Semaphore::new(VERIFICATIONS));
+        Self {
+            access,
+            store,
+            waker,
+            measures,
+            max_archive_bytes,
+            default_platform,
+            uploads,
+            verifications,
+        }
+    }
+
+    /// Its routes.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route(
+                "/v1/namespaces/{namespace}/clipimages/{name}/archive",
+                put(put_archive),
+            )
+            .route("/v1/archives/{digest}", get(get_archive))
+            .with_state(self)
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Who asks may not.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Not a digest.
+    #[error("{0}")]
+    InvalidDigest(String),
+    /// Not there.
+    #[error("there is no archive {0}: it is being made again, or its ClipImage is gone")]
+    NoSuchArchive(Digest),
+    /// Larger than allowed.
+    #[error("the archive is larger than {0} bytes, the operator's --max-archive-bytes")]
+    TooLarge(u64),
+    /// The upload broke off.
+    #[error("the upload broke off: {0}")]
+    Interrupted(String),
+    /// The bytes are not an archive.
+    #[error("the archive was refused: {0}")]
+    InvalidArchive(#[from] OpenError),
+    /// The disk.
+    #[error("the archive cannot be stored: {0}")]
+    Disk(#[from] io::Error),
+    /// The process is ending.
+    #[error("the operator is shutting down")]
+    ShuttingDown,
+}
+
+impl ServiceError {
+    /// HTTP status and reason. What is the client's fault is final for it; what is ours it may repeat.
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Access(AccessError::NoToken | AccessError::InvalidToken(_)) => {
+                (StatusCode::UNAUTHORIZED, "Unauthorized")
+            }
+            Self::Access(AccessError::Forbidden(_)) => (StatusCode::FORBIDDEN, "Forbidden"),
+            Self::Access(AccessError::NoSuchImage(_)) => (StatusCode::NOT_FOUND, "NoSuchImage"),
+            Self::Access(AccessError::Superseded(_)) => (StatusCode::CONFLICT, "Superseded"),
+            Self::Access(AccessError::Unavailable(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Unavailable")
+            }
+            Self::InvalidDigest(_) => (StatusCode::BAD_REQUEST, "InvalidDigest"),
+            Self::NoSuchArchive(_) => (StatusCode::NOT_FOUND, "NoSuchArchive"),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
+            Self::Interrupted(_) => (StatusCode::SERVICE_UNAVAILABLE, "Interrupted"),
+            Self::InvalidArchive(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidArchive"),
+            Self::Disk(_) => (StatusCode::INSUFFICIENT_STORAGE, "Disk"),
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "ShuttingDown"),
+        }
+    }
+}
+
+impl IntoResponse for ServiceError {
+    fn into_response(self) -> Response {
+        let (status, reason) = self.status();
+        let message = self.to_string();
+        tracing::warn!(status = status.as_u16(), reason, "{message}");
+        (status, Json(Problem { reason, message })).into_response()
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Problem {
+    reason: &'static str,
+    message: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct UploadQuery {
+    uid: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Uploaded {
+    digest: String,
+    size: u64,
+}
+
+async fn put_archive(
+    State(service): State<Arc<ArchiveService>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<UploadQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let result = service
+        .upload(&namespace, &name, query.uid.as_deref(), &headers, body)
+        .await;
+    let response = match result {
+        Ok(uploaded) => (StatusCode::CREATED, Json(uploaded)).into_response(),
+        Err(error) => error.into_response(),
+    };
+    service.measures.upload(response.status().as_u16());
+    response
+}
+
+async fn get_archive(
+    State(service): State<Arc<ArchiveService>>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let response = match service.download(&digest, &headers).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    service.measures.download(response.status().as_u16());
+    response
+}
+
+impl ArchiveService {
+    async fn upload(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Uploaded, ServiceError> {
+        let ticket = self
+            .access
+            .upload(bearer(headers)?, namespace, name, uid)
+            .await?;
+        let _turn = self
+            .uploads
+            .acquire()
+            .await
+            .map_err(|_| ServiceError::ShuttingDown)?;
+        let received = self.receive(body).await?;
+        let (received, verified) = self.verify(received).await?;
+        let record = self.record(&ticket, &received, verified);
+        let (digest, size) = (received.digest, received.size);
+        let store = self.store.clone();
+        blocking(move || {
+            store.keep(received.file, digest)?;
+            store.write_record(&record)
+        })
+        .await?;
+        self.waker.wake(namespace, name);
+        tracing::info!(namespace, name, job = ticket.job, %digest, size, "archive received");
+        Ok(Uploaded {
+            digest: digest.to_string(),
+            size,
+        })
+    }
+
+    /// To a temporary file, hashing; memory does not grow with the archive.
+    async fn receive(&self, body: Body) -> Result<Received, ServiceError> {
+        let store = self.store.clone();
+        let mut file = blocking(move || store.new_upload()).await?;
+        let mut hash = Sha256::new();
+        let mut size = 0_u64;
+        let mut chunks = body.into_data_stream();
+        loop {
+            let next = tokio::time::timeout(IDLE, chunks.next()).await;
+            let chunk = match next
+                .map_err(|_| ServiceError::Interrupted("nothing came for a minute".into()))?
+            {
+                None => break,
+                Some(chunk) => {
+                    chunk.map_err(|error| ServiceError::Interrupted(error.to_string()))?
+                }
+            };
+            size += chunk.len() as u64;
+            if size > self.max_archive_bytes {
+                return Err(ServiceError::TooLarge(self.max_archive_bytes));
+            }
+            hash.update(&chunk);
+            file = blocking(move || file.write_all(&chunk).map(|()| file)).await?;
+        }
+        Ok(Received {
+            file,
+            digest: Digest::from_bytes(hash.finalize().into()),
+            size,
+        })
+    }
+
+    /// Decodes everything, as a node will.
+    async fn verify(&self, received: Received) -> Result<(Received, Verified), ServiceError> {
+        let _turn = self
+            .verifications
+            .acquire()
+            .await
+            .map_err(|_| ServiceError::ShuttingDown)?;
+        let task = tokio::task::spawn_blocking(move || {
+            let mut file = received.file.as_file();
+            file.rewind()?;
+            let mut bytes = Vec::with_capacity(usize::try_from(received.size).unwrap_or(0));
+            file.read_to_end(&mut bytes)?;
+            let archive = Archive::open(bytes)?;
+            let numbers = archive.verify()?;
+            let head = archive.head();
+            let verified = Verified {
+                platform: head.platform.clone(),
+                manifest_digest: head.manifest_digest,
+                files: numbers.files,
+                layers: numbers.layers,
+                image_bytes: numbers.image_bytes,
+                unpacked_bytes: numbers.unpacked_bytes,
+            };
+            Ok((received, verified))
+        });
+        task.await.map_err(|_| ServiceError::ShuttingDown)?
+    }
+
+    fn record(&self, ticket: &Ticket, received: &Received, verified: Verified) -> Record {
+        let now = Timestamp::now();
+        let image = &ticket.image;
+        let duration = ticket
+            .started
+            .and_then(|started| Duration::try_from(now.duration_since(started)).ok());
+        Record {
+            uid: image.uid().unwrap_or_default(),
+            image: format!(
+                "{}/{}",
+                image.namespace().unwrap_or_default(),
+                image.name_any()
+            ),
+            digest: received.digest.to_string(),
+            size: received.size,
+            content_key: content_key(&image.spec, &self.default_platform),
+            requested_at: requested_at(image),
+            job: ticket.job.clone(),
+            platform: verified.platform,
+            manifest_digest: verified.manifest_digest.to_string(),
+            format_version: FORMAT_VERSION,
+            files: verified.files,
+            layers: verified.layers,
+            compressed_bytes: verified.image_bytes,
+            unpacked_bytes: verified.unpacked_bytes,
+            duration_ms: duration
+                .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+            // As the API will return it: it tells one upload from the next.
+            created: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+            publication: None,
+        }
+    }
+
+    async fn download(&self, digest: &str, headers: &HeaderMap) -> Result<Response, ServiceError> {
+        self.access.download(bearer(headers)?).await?;
+        let digest: Digest = digest
+            .parse()
+            .map_err(|error| ServiceError::InvalidDigest(format!("{error}")))?;
+        let file = match tokio::fs::File::open(self.store.archive_path(digest)).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ServiceError::NoSuchArchive(digest));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let headers = [
+            (
+                header::CONTENT_TYPE,
+                "application/vnd.clip.archive".to_owned(),
+            ),
+            (
+                header::CONTENT_LENGTH,
+                file.metadata().await?.len().to_string(),
+            ),
+            (header::ETAG, format!("\"{digest}\"")),
+        ];
+        Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
+    }
+}
+
+struct Received {
+    file: NamedTempFile,
+    digest: Digest,
+    size: u64,
+}
+
+struct Verified {
+    platform: String,
+    manifest_digest: Digest,
+    files: u64,
+    layers: u64,
+    image_bytes: u64,
+    unpacked_bytes: u64,
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, AccessError> {
+    let value = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    value
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map(str::trim)
+        .ok_or(AccessError::NoToken)
+}
+
+/// Files block; the event loop must not.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, ServiceError> {
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ServiceError::ShuttingDown)?;
+    Ok(done?)
+}

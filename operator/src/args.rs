@@ -1,0 +1,97 @@
+//! The operator's command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use clip_telemetry::logs::Format;
+
+use crate::{access::ServiceAccount, decide::Rules, identity::native_platform, job::JobSettings};
+
+/// Clip's operator: keeps an index of every ClipImage, and serves the archives to the nodes.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "clip-operator", version)]
+pub struct Args {
+    /// Container image of the indexing Jobs; it holds `clip`.
+    #[arg(long, env = "CLIP_JOB_IMAGE")]
+    pub job_image: String,
+
+    /// URL under which Jobs and nodes reach the archive service.
+    #[arg(
+        long,
+        default_value = "http://clip-operator.clip-system.svc:8080",
+        value_name = "URL"
+    )]
+    pub archive_service_url: String,
+
+    /// Where the archive service listens.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDR")]
+    pub metrics_listen: SocketAddr,
+
+    /// The folder in which archives are kept. Losing it is harmless: they are made again.
+    #[arg(long, default_value = "/var/lib/clip-operator", value_name = "DIR")]
+    pub archive_dir: PathBuf,
+
+    /// The largest archive that is accepted, in bytes.
+    #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
+    pub max_archive_bytes: u64,
+
+    /// How long an archive that no ClipImage needs is kept, in seconds.
+    #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
+    pub archive_grace: Duration,
+
+    /// Service account of the node plugin, which may download archives.
+    #[arg(
+        long,
+        default_value = "clip-system:clip-csi-node",
+        value_name = "NAMESPACE:NAME"
+    )]
+    pub node_service_account: ServiceAccount,
+
+    /// Platform of images whose spec names none.
+    #[arg(long, default_value = native_platform(), value_name = "OS/ARCH")]
+    pub default_platform: String,
+
+    /// A registry that speaks plain HTTP, for the indexing Jobs. May be repeated.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub plain_http: Vec<String>,
+
+    /// Log what Clip does in detail.
+    #[arg(long, short, env = "CLIP_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub verbose: bool,
+
+    /// How log lines look: text or json.
+    #[arg(long, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub log_format: Format,
+}
+
+impl Args {
+    /// What Jobs have in common.
+    pub fn job_settings(&self) -> JobSettings {
+        JobSettings {
+            image: self.job_image.clone(),
+            archive_service_url: self.base_url(),
+            default_platform: self.default_platform.clone(),
+            plain_http: self.plain_http.clone(),
+        }
+    }
+
+    /// What holds for all images.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            default_platform: self.default_platform.clone(),
+            archive_service_url: self.base_url(),
+        }
+    }
+
+    fn base_url(&self) -> String {
+        self.archive_service_url.trim_end_matches('/').to_owned()
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
