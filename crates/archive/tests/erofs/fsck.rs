@@ -6,11 +6,13 @@
 
 use crate::kernel::{view, write_files};
 use crate::trees::{any_tree, everything};
-use crate::view::{View, assert_same, expected};
+use crate::view::{Detail, View, assert_same, expected};
 use clip_archive::Tree;
 use clip_archive::erofs::FileType;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRunner};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -59,8 +61,27 @@ fn judge(tree: &Tree, unpack: Unpack) {
         String::from_utf8_lossy(&messages)
     );
     if unpack {
+        extend_trailing_holes(&scratch.path().join("out"), &expected(tree));
         let seen = view(&scratch.path().join("out"));
         assert_same("fsck.erofs", &unpackable(seen), &unpackable(expected(tree)));
+    }
+}
+
+/// fsck.erofs 1.8.6 seeks over holes when it unpacks, and leaves out the one at a file's end. What
+/// is missing is added as zeros; had it been data, the contents would differ.
+fn extend_trailing_holes(out: &Path, expected: &View) {
+    for (path, seen) in expected {
+        let Detail::File(size, _) = seen.detail else {
+            continue;
+        };
+        let path = out.join(OsStr::from_bytes(path));
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        if metadata.len() < size {
+            let times = fs::FileTimes::new().set_modified(metadata.modified().unwrap());
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_len(size).unwrap();
+            file.set_times(times).unwrap();
+        }
     }
 }
 

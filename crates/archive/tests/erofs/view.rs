@@ -24,13 +24,29 @@ pub struct Seen {
 }
 
 /// What depends on the type.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Detail {
     /// Size, and the bytes of [`windows`].
     File(u64, Vec<Vec<u8>>),
     Link(Vec<u8>),
     Device(u32, u32),
     Nothing,
+}
+
+/// Content as its checksum: a failed comparison must stay readable.
+impl std::fmt::Debug for Detail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(size, content) => write!(
+                f,
+                "File({size} bytes, {:08x})",
+                crc32c::crc32c(&content.concat())
+            ),
+            Self::Link(target) => write!(f, "Link({})", String::from_utf8_lossy(target)),
+            Self::Device(major, minor) => write!(f, "Device({major}, {minor})"),
+            Self::Nothing => f.write_str("Nothing"),
+        }
+    }
 }
 
 /// The parts of a file that are compared: all of a small one, samples of a large one.
