@@ -39,8 +39,11 @@ pub(crate) struct Grant {
 pub(crate) struct Auth {
     store: CredentialStore,
     plain_http: PlainHttp,
-    sessions: Mutex<HashMap<(Repository, Access), Arc<tokio::sync::Mutex<Session>>>>,
+    sessions: Mutex<HashMap<(Repository, Access), SharedSession>>,
 }
+
+/// Locked while a grant is being got, so that one is got for all who wait.
+type SharedSession = Arc<tokio::sync::Mutex<Session>>;
 
 #[derive(Debug, Default)]
 struct Session {
@@ -120,7 +123,7 @@ impl Auth {
         Ok(Some(session.settle(since, new).await?).filter(is_another))
     }
 
-    fn session(&self, repository: &Repository, access: Access) -> Arc<tokio::sync::Mutex<Session>> {
+    fn session(&self, repository: &Repository, access: Access) -> SharedSession {
         let mut sessions = self
             .sessions
             .lock()

@@ -20,7 +20,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use crate::answer::{read_limited, refusal, status_error};
 use crate::auth::{Access, Auth, Grant};
 use crate::blob::RedirectCache;
-use crate::credentials::CredentialStore;
+use crate::credentials::{CredentialStore, Credentials};
 use crate::error::{ClientError, RequestError};
 use crate::http::{Http, TransportError, is_loopback};
 use crate::options::{ClientOptions, PlainHttp};
@@ -106,6 +106,22 @@ impl Client {
             ),
             plain_http: options.plain_http,
             schemes: Mutex::default(),
+        };
+        Ok(Client {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// A client that shares this one's connections, but looks for credentials elsewhere. Nothing that one of them was
+    /// allowed is used by the other: tokens and redirects are its own.
+    pub fn with_credentials(&self, credentials: &Credentials) -> Result<Client, ClientError> {
+        let plain_http = self.inner.plain_http.clone();
+        let inner = Inner {
+            http: self.inner.http.clone(),
+            redirects: RedirectCache::default(),
+            auth: Auth::new(CredentialStore::new(credentials)?, plain_http.clone()),
+            plain_http,
+            schemes: Mutex::new(self.schemes().clone()),
         };
         Ok(Client {
             inner: Arc::new(inner),

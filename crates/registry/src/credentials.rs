@@ -5,23 +5,23 @@
 //! `example.com/team` only images below that path, the longest key wins. Decoding and running helpers is
 //! `docker_credential`'s work.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
-use serde_json::{Map, Value};
-
+use crate::docker_config::{DockerConfig, default_path, server_key};
 use crate::error::{CredentialError, CredentialOrigin};
-use crate::reference::{DEFAULT_REGISTRY, Repository};
+use crate::key_match::strip_scheme;
+use crate::reference::Repository;
 
 /// Where to look for a user name and password, or a token.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Credentials {
     /// Nowhere.
     Anonymous,
     /// A docker configuration file. `None` is `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, which need not
     /// exist; a file that is named must.
     DockerConfig(Option<PathBuf>),
-    /// The contents of `kubernetes.io/dockerconfigjson` secrets; of equally good matches the first counts.
+    /// The contents of `kubernetes.io/dockerconfigjson` secrets; of equally good matches the first counts. Helpers that
+    /// they name are not run.
     DockerConfigJson(Vec<String>),
     /// For every registry.
     Basic {
@@ -35,6 +35,20 @@ pub enum Credentials {
 impl Default for Credentials {
     fn default() -> Credentials {
         Credentials::DockerConfig(None)
+    }
+}
+
+/// Without the secrets: options are printed into logs.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Credentials::Anonymous => f.write_str("Anonymous"),
+            Credentials::DockerConfig(path) => f.debug_tuple("DockerConfig").field(path).finish(),
+            Credentials::DockerConfigJson(contents) => {
+                write!(f, "DockerConfigJson({} secrets)", contents.len())
+            }
+            Credentials::Basic { username, .. } => write!(f, "Basic({username}, …)"),
+        }
     }
 }
 
@@ -55,17 +69,8 @@ impl std::fmt::Debug for Login {
 #[derive(Debug)]
 pub(crate) struct CredentialStore {
     given: Option<Login>,
-    configs: Vec<Config>,
+    configs: Vec<DockerConfig>,
 }
-
-#[derive(Debug, Clone)]
-struct Config {
-    origin: CredentialOrigin,
-    json: Map<String, Value>,
-}
-
-/// The key of Docker Hub in docker's configuration.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 impl CredentialStore {
     pub(crate) fn new(credentials: &Credentials) -> Result<CredentialStore, CredentialError> {
@@ -81,18 +86,18 @@ impl CredentialStore {
                     password: password.clone(),
                 });
             }
-            Credentials::DockerConfig(Some(path)) => store.configs.push(Config::read(path)?),
+            Credentials::DockerConfig(Some(path)) => store.configs.push(DockerConfig::read(path)?),
             Credentials::DockerConfig(None) => {
                 let path = default_path().filter(|path| path.exists());
                 store
                     .configs
-                    .extend(path.map(|path| Config::read(&path)).transpose()?);
+                    .extend(path.map(|path| DockerConfig::read(&path)).transpose()?);
             }
             Credentials::DockerConfigJson(contents) => {
                 for content in contents {
-                    store
-                        .configs
-                        .push(Config::parse(CredentialOrigin::Secret, content.as_bytes())?);
+                    let config = DockerConfig::parse(CredentialOrigin::Secret, content.as_bytes())?;
+                    // Who may write a secret may not thereby run programs: helpers count in files alone.
+                    store.configs.push(config.reduced("auths"));
                 }
             }
         }
@@ -107,218 +112,57 @@ impl CredentialStore {
         if let Some(login) = &self.given {
             return Ok(Some((login.clone(), CredentialOrigin::Given)));
         }
-        let matches = self
-            .configs
-            .iter()
-            .filter_map(|config| Some((config, config.best_key(repository)?)));
-        // Of equally long keys the first counts, so compare from behind: max_by_key returns the last.
-        let best = matches.rev().max_by_key(|(_, key)| strip_scheme(key).len());
-        if let Some((config, key)) = best {
-            if let Some(login) = decode(
-                config.only(&key),
-                key.clone(),
-                &config.origin,
-                repository.registry(),
-            )
-            .await?
-            {
-                return Ok(Some((login, config.origin.clone())));
-            }
-        }
-        for config in self.configs.iter().filter(|config| config.has_helpers()) {
-            let key = server_key(repository.registry());
-            let found = decode(
-                config.helpers_only(),
-                key,
-                &config.origin,
-                repository.registry(),
-            )
-            .await?;
-            if let Some(login) = found {
-                return Ok(Some((login, config.origin.clone())));
+        for (config, key) in self.candidates(repository) {
+            if let Some(login) = config.login(key, repository.registry()).await? {
+                return Ok(Some((login, config.origin)));
             }
         }
         Ok(None)
     }
-}
 
-impl Config {
-    fn read(path: &Path) -> Result<Config, CredentialError> {
-        let origin = CredentialOrigin::File(path.to_owned());
-        let content = std::fs::read(path).map_err(|e| config_error(&origin, e.to_string()))?;
-        Config::parse(origin, &content)
-    }
-
-    fn parse(origin: CredentialOrigin, content: &[u8]) -> Result<Config, CredentialError> {
-        let json: Map<String, Value> = serde_json::from_slice(content).map_err(|e| {
-            config_error(
-                &origin,
-                format!(
-                    "it must be a JSON object like {{\"auths\": {{…}}}}: line {}",
-                    e.line()
-                ),
-            )
-        })?;
-        Ok(Config { origin, json })
-    }
-
-    /// The longest key under `auths` that matches and holds something.
-    fn best_key(&self, repository: &Repository) -> Option<String> {
-        let auths = self.json.get("auths")?.as_object()?;
-        auths
+    /// Where to look, and by which name, in docker's order: a helper for this very registry, the entry that matches
+    /// best, the store for everything.
+    fn candidates(&self, repository: &Repository) -> Vec<(DockerConfig, String)> {
+        let helpers = self.configs.iter().filter_map(|config| {
+            let key = config.helper_key(repository)?;
+            Some((config.reduced("credHelpers"), key))
+        });
+        let entries = self
+            .configs
             .iter()
-            .filter(|(key, auth)| key_matches(key, repository) && holds_something(auth))
-            .map(|(key, _)| key.clone())
-            .max_by_key(|key| strip_scheme(key).len())
-    }
-
-    /// The configuration reduced to one entry, so that no other can be taken for it.
-    fn only(&self, key: &str) -> Value {
-        serde_json::json!({ "auths": { key: self.json["auths"][key] } })
-    }
-
-    fn has_helpers(&self) -> bool {
-        self.json.contains_key("credsStore") || self.json.contains_key("credHelpers")
-    }
-
-    fn helpers_only(&self) -> Value {
-        let mut json = self.json.clone();
-        json.remove("auths");
-        Value::Object(json)
-    }
-}
-
-async fn decode(
-    json: Value,
-    server: String,
-    origin: &CredentialOrigin,
-    registry: &str,
-) -> Result<Option<Login>, CredentialError> {
-    let lookup =
-        move || docker_credential::get_credential_from_reader(json.to_string().as_bytes(), &server);
-    // A helper is a process that may ask a cloud's API.
-    let found = tokio::task::spawn_blocking(lookup).await;
-    let cause = match found {
-        Ok(Ok(DockerCredential::UsernamePassword(username, password))) => {
-            return Ok(Some(Login::Password { username, password }));
-        }
-        Ok(Ok(DockerCredential::IdentityToken(token))) => {
-            return Ok(Some(Login::IdentityToken(token)));
-        }
-        Ok(Err(CredentialRetrievalError::NoCredentialConfigured)) => return Ok(None),
-        // This is how a helper says that it has none.
-        Ok(Err(CredentialRetrievalError::HelperFailure { stdout, stderr, .. }))
-            if format!("{stdout}{stderr}").contains("credentials not found") =>
-        {
-            return Ok(None);
-        }
-        Ok(Err(error)) => error.to_string().trim().replace('\n', " "),
-        Err(error) => error.to_string(),
-    };
-    Err(CredentialError::Helper {
-        registry: registry.to_owned(),
-        origin: place(origin),
-        cause,
-    })
-}
-
-fn default_path() -> Option<PathBuf> {
-    let dir = std::env::var_os("DOCKER_CONFIG")
-        .filter(|d| !d.is_empty())
-        .map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker"));
-    Some(dir.or_else(home)?.join("config.json"))
-}
-
-fn config_error(origin: &CredentialOrigin, cause: String) -> CredentialError {
-    CredentialError::Config {
-        origin: place(origin),
-        cause,
-    }
-}
-
-fn place(origin: &CredentialOrigin) -> String {
-    match origin {
-        CredentialOrigin::File(path) => path.display().to_string(),
-        _ => "the pull secret".to_owned(),
-    }
-}
-
-/// `docker login` leaves an empty entry when a helper keeps the secret.
-fn holds_something(auth: &Value) -> bool {
-    ["auth", "username", "identitytoken"].iter().any(|field| {
-        auth.get(field)
-            .and_then(Value::as_str)
-            .is_some_and(|text| !text.is_empty())
-    })
-}
-
-fn server_key(registry: &str) -> String {
-    if registry == DEFAULT_REGISTRY {
-        DOCKER_HUB_KEY.to_owned()
-    } else {
-        registry.to_owned()
-    }
-}
-
-fn strip_scheme(key: &str) -> &str {
-    key.strip_prefix("https://")
-        .or_else(|| key.strip_prefix("http://"))
-        .unwrap_or(key)
-}
-
-fn key_matches(key: &str, repository: &Repository) -> bool {
-    let key = strip_scheme(key).trim_end_matches('/');
-    let (host, path) = key.split_once('/').unwrap_or((key, ""));
-    let host = match host {
-        "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY,
-        host => host,
-    };
-    let below = |path: &str| {
-        repository
-            .name()
-            .strip_prefix(path)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    host_matches(host, repository.registry()) && (matches!(path, "" | "v1" | "v2") || below(path))
-}
-
-/// Part by part between the dots, with `*` for any run of characters inside a part; ports must be equal.
-fn host_matches(pattern: &str, registry: &str) -> bool {
-    let split_port = |text: &str| match text.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
-            (host.to_owned(), port.to_owned())
-        }
-        _ => (text.to_owned(), String::new()),
-    };
-    let (pattern, pattern_port) = split_port(pattern);
-    let (host, port) = split_port(registry);
-    let (patterns, parts): (Vec<_>, Vec<_>) =
-        (pattern.split('.').collect(), host.split('.').collect());
-    pattern_port == port
-        && patterns.len() == parts.len()
-        && patterns
+            .filter_map(|config| Some((config, config.best_key(repository)?)));
+        // Of equally long keys the first counts; `max_by_key` returns the last, so it goes from behind.
+        let entry = entries
+            .rev()
+            .max_by_key(|(_, key)| strip_scheme(key).len())
+            .map(|(config, key)| (config.only(&key), key));
+        let stores = self
+            .configs
             .iter()
-            .zip(&parts)
-            .all(|(pattern, part)| part_matches(pattern, part))
-}
-
-fn part_matches(pattern: &str, part: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == part,
-        Some((prefix, rest)) => part.strip_prefix(prefix).is_some_and(|tail| {
-            (0..=tail.len()).any(|i| tail.is_char_boundary(i) && part_matches(rest, &tail[i..]))
-        }),
+            .filter(|config| config.has_store())
+            .map(|config| {
+                (
+                    config.reduced("credsStore"),
+                    server_key(repository.registry()),
+                )
+            });
+        helpers.chain(entry).chain(stores).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     async fn user_for(configs: &[&str], image: &str) -> Option<String> {
         let contents = configs.iter().map(|c| (*c).to_owned()).collect();
         let store = CredentialStore::new(&Credentials::DockerConfigJson(contents)).unwrap();
+        user_in(&store, image).await
+    }
+
+    async fn user_in(store: &CredentialStore, image: &str) -> Option<String> {
         let reference: crate::Reference = image.parse().unwrap();
         match store.find(reference.in_repository()).await.unwrap()?.0 {
             Login::Password { username, .. } => Some(username),
@@ -368,6 +212,83 @@ mod tests {
         );
     }
 
+    /// The helper must be found in `PATH`, which a test cannot change for itself: it runs itself again.
+    #[tokio::test]
+    async fn a_helper_is_asked_before_the_entries_and_a_store_after_them() {
+        const AGAIN: &str = "CLIP_TEST_WITH_HELPERS";
+        const NAME: &str =
+            "credentials::tests::a_helper_is_asked_before_the_entries_and_a_store_after_them";
+        if std::env::var_os(AGAIN).is_none() {
+            let dir = tempfile::tempdir().unwrap();
+            add_helper(
+                dir.path(),
+                "one",
+                r#"{"Username":"from-helper","Secret":"x"}"#,
+                0,
+            );
+            add_helper(
+                dir.path(),
+                "none",
+                "credentials not found in native keychain",
+                1,
+            );
+            add_helper(dir.path(), "broken", "no cloud today", 1);
+            let path = format!(
+                "{}:{}",
+                dir.path().display(),
+                std::env::var("PATH").unwrap()
+            );
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", NAME])
+                .env(AGAIN, "1")
+                .env("PATH", path)
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && text.contains("1 passed"),
+                "{text}"
+            );
+            return;
+        }
+        let config = r#"{"credsStore": "none", "credHelpers": {"ghcr.io": "one", "bad.io": "broken"},
+            "auths": {
+                "ghcr.io": {"username": "from-entry", "password": "x"},
+                "quay.io": {"username": "from-entry", "password": "x"}
+            }}"#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        let credentials = Credentials::DockerConfig(Some(file.path().to_owned()));
+        let store = CredentialStore::new(&credentials).unwrap();
+        let user = async |image| user_in(&store, image).await;
+        assert_eq!(user("ghcr.io/app").await.as_deref(), Some("from-helper"));
+        assert_eq!(user("quay.io/app").await.as_deref(), Some("from-entry"));
+        assert_eq!(user("alpine").await, None);
+
+        let in_a_secret = user_for(&[config], "ghcr.io/app").await;
+        assert_eq!(
+            in_a_secret.as_deref(),
+            Some("from-entry"),
+            "secrets run nothing"
+        );
+
+        let reference: crate::Reference = "bad.io/app".parse().unwrap();
+        let error = store.find(reference.in_repository()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("bad.io") && text.contains("no cloud today"),
+            "{text}"
+        );
+    }
+
+    fn add_helper(dir: &Path, name: &str, says: &str, code: i32) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.join(format!("docker-credential-{name}"));
+        let script = format!("#!/bin/sh\ncat >/dev/null\necho '{says}'\nexit {code}\n");
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     #[test]
     fn a_secret_that_is_not_json_is_refused_without_showing_it() {
         let credentials = Credentials::DockerConfigJson(vec!["hunter2".to_owned()]);
@@ -376,6 +297,22 @@ mod tests {
             error.contains("the pull secret") && !error.contains("hunter2"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_is_printed_for_debugging_holds_no_secret() {
+        let json = r#"{"auths": {"ghcr.io": {"username": "u", "password": "hunter2"}}}"#;
+        for credentials in [
+            Credentials::DockerConfigJson(vec![json.to_owned()]),
+            Credentials::Basic {
+                username: "u".to_owned(),
+                password: "hunter2".to_owned(),
+            },
+        ] {
+            let store = CredentialStore::new(&credentials).unwrap();
+            let text = format!("{credentials:?} {store:?}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
     }
 
     #[test]

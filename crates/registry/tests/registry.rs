@@ -467,6 +467,9 @@ async fn a_private_registry_opens_to_the_right_credentials_only() {
             layout.layers[0][..10]
         );
     }
+    // However well another client is doing over the same connections.
+    let client = client(basic("secret"));
+    client.resolve(&source, &amd64()).await.unwrap();
     for (bad, part) in [
         (basic("wrong"), "refused the given user name and password"),
         (Credentials::Anonymous, "add credentials for 127.0.0.1"),
@@ -475,7 +478,12 @@ async fn a_private_registry_opens_to_the_right_credentials_only() {
             "or the pull secret",
         ),
     ] {
-        let error = client(bad).resolve(&source, &amd64()).await.unwrap_err();
+        let error = client
+            .with_credentials(&bad)
+            .unwrap()
+            .resolve(&source, &amd64())
+            .await
+            .unwrap_err();
         assert_eq!(
             (error.reason(), error.is_permanent()),
             ("Unauthorized", true)
