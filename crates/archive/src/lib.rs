@@ -35,7 +35,7 @@ pub mod section;
 pub mod tree;
 pub mod write;
 
-pub use digest::Digest;
+pub use digest::{Digest, SpanDigest, SpanHasher};
 pub use entry::{Entry, EntryKind, Segment, Xattr};
 pub use head::{Head, LayerRef, RuntimeDirs};
 pub use merge::merge;

@@ -1,6 +1,6 @@
 //! A layer's section: its entries, and the spans from which any byte can be decoded.
 
-use crate::{Digest, Entry, limits};
+use crate::{Digest, Entry, SpanDigest, limits};
 use serde::{Deserialize, Serialize};
 
 /// Everything an archive knows about one layer.
@@ -44,7 +44,7 @@ pub struct Span {
     /// How to start the decoder.
     pub kind: SpanKind,
     /// Digest of the decoded bytes.
-    pub digest: Digest,
+    pub digest: SpanDigest,
 }
 
 /// How to start the decoder of a span.

@@ -5,14 +5,13 @@ use crate::{
     states::SpanState,
     stats::Counters,
 };
-use clip_archive::{Digest, SpanKind, Window};
+use clip_archive::{Digest, SpanDigest, SpanHasher, SpanKind, Window};
 use clip_registry::{BlobSource, FetchError};
 use clip_seek::{DecodeError, SpanDecoder};
 use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared},
 };
-use sha2::{Digest as _, Sha256};
 use std::{
     io,
     os::unix::fs::FileExt,
@@ -50,9 +49,9 @@ pub enum FillError {
         /// Which span.
         span: usize,
         /// What the archive says.
-        expected: Digest,
+        expected: SpanDigest,
         /// What was decoded.
-        found: Digest,
+        found: SpanDigest,
     },
     /// The seek windows cannot be loaded.
     #[error("layer {layer}: {problem}")]
@@ -112,7 +111,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
     }
     let span = &store.table.spans[index];
     let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
-    let mut hasher = Sha256::new();
+    let mut hasher = SpanHasher::default();
     let mut at = store.starts[index];
     let range = span.blob_offset..span.blob_offset + span.blob_len;
     let mut stream = source
@@ -138,7 +137,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
     decoder
         .finish()
         .map_err(|source| decode_error(store, index, source))?;
-    let found = Digest::from_bytes(hasher.finalize().into());
+    let found = hasher.take();
     if found != span.digest {
         Counters::add(&store.counters.digest_mismatches, 1);
         return Err(FillError::Digest {
@@ -158,7 +157,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
 fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
     let span = &store.table.spans[index];
     let (mut at, mut left) = (store.starts[index], span.tar_len);
-    let mut hasher = Sha256::new();
+    let mut hasher = SpanHasher::default();
     let mut buf = vec![0; 256 << 10];
     while left > 0 {
         let len = left.min(buf.len() as u64) as usize;
@@ -167,7 +166,7 @@ fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
         at += len as u64;
         left -= len as u64;
     }
-    Ok(Digest::from_bytes(hasher.finalize().into()) == span.digest)
+    Ok(hasher.take() == span.digest)
 }
 
 fn window_of(store: &LayerStore, index: usize) -> Result<Option<&Window>, FillError> {

@@ -1,9 +1,9 @@
 //! [`LayerIndexer`]: one layer in one pass.
 
+use crate::hash::Sha256;
 use crate::tar::{TarError, TarWalker};
 use clip_archive::{Digest, LayerSection};
 use clip_seek::{Compression, DecodeError, SpanIndexer, SpanLimits};
-use sha2::{Digest as _, Sha256};
 
 /// What manifest and configuration promise about a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl LayerIndexer {
     /// The blob is complete: checks both digests and hands out the section.
     pub fn finish(mut self) -> Result<IndexedLayer, LayerError> {
         let layer = self.info.digest;
-        let found = Digest::from_bytes(std::mem::take(&mut self.blob_hash).finalize().into());
+        let found = self.blob_hash.digest();
         if found != layer || self.blob_len != self.info.size {
             return Err(LayerError::BlobDigest {
                 layer,
@@ -152,7 +152,7 @@ impl LayerIndexer {
         let seek = indexer
             .finish()
             .map_err(|source| LayerError::Decode { layer, source })?;
-        let found = Digest::from_bytes(self.content.hash.finalize().into());
+        let found = self.content.hash.digest();
         if found != self.info.diff_id {
             return Err(LayerError::DiffId {
                 layer,

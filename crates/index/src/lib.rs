@@ -9,6 +9,7 @@
 //!
 //! One pass, bounded memory (the entries, and a few hundred KiB), nothing on disk.
 
+mod hash;
 mod layer;
 mod tar;
 

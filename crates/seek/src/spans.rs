@@ -1,7 +1,6 @@
 //! Cutting a decoded stream into spans: lengths, positions and digests.
 
-use clip_archive::{Digest, SeekTable, Span, SpanKind, Window};
-use sha2::{Digest as _, Sha256};
+use clip_archive::{SeekTable, Span, SpanHasher, SpanKind, Window};
 
 /// How large a span may grow before the next chance to begin a new one is taken. A single deflate
 /// block or zstd frame that is longer is kept whole.
@@ -39,7 +38,7 @@ pub struct SpanCutter {
     table: SeekTable,
     start: SpanStart,
     tar_len: u64,
-    hasher: Sha256,
+    hasher: SpanHasher,
 }
 
 /// Where and how the current span began.
@@ -63,7 +62,7 @@ impl SpanCutter {
             table: SeekTable::default(),
             start,
             tar_len: 0,
-            hasher: Sha256::new(),
+            hasher: SpanHasher::default(),
         }
     }
 
@@ -88,7 +87,7 @@ impl SpanCutter {
 
     /// Ends the current span at byte `blob_end` (exclusive) and begins the next at `next`.
     pub fn cut(&mut self, blob_end: u64, next: SpanStart) {
-        let digest = Digest::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
+        let digest = self.hasher.take();
         if self.tar_len > 0 {
             self.table.spans.push(Span {
                 tar_len: self.tar_len,

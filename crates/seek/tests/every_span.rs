@@ -1,6 +1,6 @@
 //! S7: every span of a layer, decoded alone from its own bytes, equals what a plain decoder gives.
 
-use clip_archive::{Digest, SeekTable, SpanKind};
+use clip_archive::{SeekTable, SpanDigest, SpanKind};
 use clip_seek::{Compression, DecodeError, SpanDecoder, SpanIndexer, SpanLimits};
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
@@ -209,7 +209,7 @@ fn check_every_span(table: &SeekTable, blob: &[u8], tar: &[u8]) {
                 span.kind
             );
         }
-        assert_eq!(span.digest, Digest::of(expected));
+        assert_eq!(span.digest, SpanDigest::of(expected));
         at += span.tar_len as usize;
     }
 }
