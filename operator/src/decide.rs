@@ -373,3 +373,6 @@ fn pause_after(why: &str, failures: i32) -> Duration {
     let doublings = u32::try_from(failures - 1).unwrap_or(0).min(8);
     (RETRY_FIRST * 2_u32.pow(doublings)).min(RETRY_MAX)
 }
+
+#[cfg(test)]
+mod tests;

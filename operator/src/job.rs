@@ -344,3 +344,78 @@ fn resources(asked: Option<&Resources>) -> ResourceRequirements {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clip_crds::{
+        ClipImageSpec,
+        clip_image::{IndexSpec, PublishSpec, PublishType, RegistrySpec, SecretName},
+    };
+    use expect_test::expect_file;
+
+    fn image(spec: ClipImageSpec) -> ClipImage {
+        let mut image = ClipImage::new("alpine", spec);
+        image.metadata.namespace = Some("team-a".into());
+        image.metadata.uid = Some("00000000-0000-0000-0000-000000000001".into());
+        image
+    }
+
+    fn settings() -> JobSettings {
+        JobSettings {
+            image: "example.com/clip:1".into(),
+            archive_service_url: "http://clip-operator.clip-system.svc:8080".into(),
+            default_platform: "linux/amd64".into(),
+            plain_http: vec!["10.99.0.1:5000".into()],
+        }
+    }
+
+    fn yaml(job: &Job) -> String {
+        serde_yaml::to_string(job).expect("a Job is plain data")
+    }
+
+    #[test]
+    fn the_job_of_a_plain_image() {
+        let image = image(ClipImageSpec {
+            image: "alpine:3.20".into(),
+            ..Default::default()
+        });
+        expect_file!["job/plain.yaml"].assert_eq(&yaml(&indexing_job(&image, 1, &settings())));
+    }
+
+    #[test]
+    fn the_job_of_an_image_with_everything() {
+        let name = |name: &str| SecretName { name: name.into() };
+        let image = image(ClipImageSpec {
+            image: "registry.example/team/app:1".into(),
+            platforms: vec!["linux/arm64".into()],
+            pull_secrets: vec![name("regcred"), name("mirror")],
+            service_account_name: Some("indexer".into()),
+            runtime_dirs: RuntimeDirs::Empty,
+            index: Some(IndexSpec {
+                max_span: Some("1Mi".into()),
+                job: Some(JobSpec {
+                    active_deadline_seconds: 600,
+                    backoff_limit: 1,
+                    ttl_seconds_after_finished: 60,
+                    priority_class_name: Some("low".into()),
+                    node_selector: [("disk".into(), "ssd".into())].into(),
+                    tolerations: vec![Default::default()],
+                    resources: Some(Resources {
+                        limits: [("memory".into(), IntOrString::String("1Gi".into()))].into(),
+                        requests: [("cpu".into(), IntOrString::Int(2))].into(),
+                    }),
+                }),
+            }),
+            publish: PublishSpec {
+                kind: PublishType::Registry,
+                registry: Some(RegistrySpec {
+                    repository: None,
+                    push_secret: Some(name("pusher")),
+                }),
+            },
+            ..Default::default()
+        });
+        expect_file!["job/full.yaml"].assert_eq(&yaml(&indexing_job(&image, 2, &settings())));
+    }
+}

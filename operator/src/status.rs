@@ -242,20 +242,24 @@ fn resolved(facts: &Facts<'_>) -> Said {
         );
         return Said::new(RESOLVED, "True", reason::RESOLVED, message);
     }
-    let (reason, message) = standing_words(&facts.standing, facts);
-    let status = if hinders_resolving(&reason) {
-        "False"
-    } else {
-        "Unknown"
-    };
-    Said::new(RESOLVED, status, &reason, message)
+    let (reason, _) = standing_words(&facts.standing, facts);
+    if hinders_resolving(&reason) {
+        let message = format!(
+            "{} was not resolved, see Ready",
+            full_reference(&facts.image.spec)
+        );
+        return Said::new(RESOLVED, "False", &reason, message);
+    }
+    let message = "The indexing Job resolves the image".into();
+    Said::new(RESOLVED, "Unknown", &reason, message)
 }
 
 fn indexed(facts: &Facts<'_>) -> Said {
     if let Some(record) = facts.record {
         return Said::new(INDEXED, "True", reason::INDEXED, indexed_message(record));
     }
-    let (reason, message) = standing_words(&facts.standing, facts);
+    let (reason, _) = standing_words(&facts.standing, facts);
+    let message = "There is no archive yet, see Ready".into();
     Said::new(INDEXED, "False", &reason, message)
 }
 
@@ -267,14 +271,16 @@ fn published(facts: &Facts<'_>) -> Said {
             reason::PUBLISHED,
             published_message(record),
         ),
-        Some(_) if matches!(facts.standing, Standing::Working { retrying: None, .. }) => {
-            let message =
-                "The archive is in the archive service; the push to the registry is not finished"
-                    .into();
-            Said::new(PUBLISHED, "False", reason::PUBLISHING, message)
+        Some(_) => {
+            let (reason, _) = standing_words(&facts.standing, facts);
+            let pushing = reason == reason::INDEXING;
+            let reason = if pushing { reason::PUBLISHING } else { &reason };
+            let message = "The archive is in the archive service, but not in the registry yet";
+            Said::new(PUBLISHED, "False", reason, message.into())
         }
-        _ => {
-            let (reason, message) = standing_words(&facts.standing, facts);
+        None => {
+            let (reason, _) = standing_words(&facts.standing, facts);
+            let message = "There is no archive to publish yet".into();
             Said::new(PUBLISHED, "False", &reason, message)
         }
     }

@@ -1,6 +1,6 @@
 //! Logs: to stderr, one line an event. `RUST_LOG` wins over every flag.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, fmt as subscriber, prelude::*};
 
@@ -69,9 +69,9 @@ impl Verbosity {
     fn directives(self) -> &'static str {
         match self {
             Self::Quiet => "warn",
-            Self::Normal => "info",
+            Self::Normal => "info,kube_client=warn,kube_runtime=warn",
             Self::Verbose => {
-                "info,clip=debug,clip_archive=debug,clip_cache=debug,clip_crds=debug,clip_csi_node=debug,\
+                "info,kube_client=warn,kube_runtime=warn,clip=debug,clip_archive=debug,clip_cache=debug,clip_crds=debug,clip_csi_node=debug,\
                  clip_engine=debug,clip_fs=debug,clip_index=debug,clip_operator=debug,clip_registry=debug,\
                  clip_seek=debug,clip_serve=debug,clip_telemetry=debug"
             }
@@ -90,6 +90,7 @@ pub fn init(verbosity: Verbosity, format: Format) {
         Format::Text => {
             let layer = subscriber::layer()
                 .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
                 .with_target(verbosity == Verbosity::Verbose);
             registry.with(layer).try_init()
         }
