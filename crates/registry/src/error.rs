@@ -182,7 +182,7 @@ fn hint(speaks_plain_http: bool) -> &'static str {
     if speaks_plain_http {
         "; it speaks plain HTTP: allow that with --plain-http if you trust the network"
     } else {
-        ""
+        "; check its name and port, and that it can be reached from here"
     }
 }
 

@@ -1,0 +1,5 @@
+//! The real `clip` program on real images, registries and mounts, as root. Tests name the row of the product's promises
+//! that they check (S1 to S9).
+
+mod differential;
+mod scene;

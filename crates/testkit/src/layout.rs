@@ -1,0 +1,155 @@
+//! OCI image layouts on disk, made of a test's own layers: consistent, or wrong where the test wants them wrong.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// A layer before it is compressed.
+pub struct Layer(tar::Builder<Vec<u8>>);
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Layer")
+    }
+}
+
+impl Default for Layer {
+    fn default() -> Layer {
+        Layer::new()
+    }
+}
+
+impl Layer {
+    /// A layer without entries.
+    pub fn new() -> Layer {
+        Layer(tar::Builder::new(Vec::new()))
+    }
+
+    /// Adds a file, 0644, owner 0:0, from 2024.
+    pub fn file(self, path: &str, content: impl AsRef<[u8]>) -> Layer {
+        self.entry(tar::EntryType::Regular, path, 0o644, content.as_ref())
+    }
+
+    /// Adds a directory, 0755.
+    pub fn dir(self, path: &str) -> Layer {
+        self.entry(tar::EntryType::Directory, path, 0o755, &[])
+    }
+
+    /// Adds an entry of any type.
+    pub fn entry(mut self, kind: tar::EntryType, path: &str, mode: u32, content: &[u8]) -> Layer {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_mtime(1_714_979_289);
+        header.set_size(content.len() as u64);
+        self.0
+            .append_data(&mut header, path, content)
+            .expect("writing to memory");
+        self
+    }
+
+    /// The tar stream.
+    pub fn tar(self) -> Vec<u8> {
+        self.0.into_inner().expect("writing to memory")
+    }
+}
+
+/// What is wrong with an image on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flaw {
+    /// Nothing.
+    #[default]
+    None,
+    /// The configuration names diffIDs that the layers do not have.
+    WrongDiffIds,
+    /// The layers' media type is one that nobody knows.
+    UnknownMediaType,
+}
+
+/// Writes a layout with one image, tag `latest`, for linux/amd64, of gzip layers. Returns `dir`.
+pub fn write(dir: &Path, layers: Vec<Layer>, flaw: Flaw) -> Result<PathBuf> {
+    let media_type = match flaw {
+        Flaw::UnknownMediaType => "application/vnd.example.layer.v9+brotli",
+        _ => "application/vnd.oci.image.layer.v1.tar+gzip",
+    };
+    let (mut diff_ids, mut descriptors) = (Vec::new(), Vec::new());
+    for layer in layers {
+        let tar = layer.tar();
+        diff_ids.push(match flaw {
+            Flaw::WrongDiffIds => digest_of(b"something else"),
+            _ => digest_of(&tar),
+        });
+        descriptors.push(add_blob(dir, &gzip(&tar)?, media_type)?);
+    }
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Cmd": ["/bin/sh"] },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let config = add_json(dir, &config, "application/vnd.oci.image.config.v1+json")?;
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": descriptors,
+    });
+    let mut manifest = add_json(dir, &manifest, "application/vnd.oci.image.manifest.v1+json")?;
+    manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
+    manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    std::fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
+    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    Ok(dir.to_owned())
+}
+
+/// `sha256:…` of some bytes.
+pub fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// Bytes that do not compress, the same for the same seed (xorshift64*).
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes()
+    };
+    let mut out: Vec<u8> = std::iter::repeat_with(&mut next)
+        .take(len.div_ceil(8))
+        .flatten()
+        .collect();
+    out.truncate(len);
+    out
+}
+
+fn add_json(dir: &Path, value: &Value, media_type: &str) -> Result<Value> {
+    add_blob(dir, &serde_json::to_vec(value)?, media_type)
+}
+
+fn add_blob(dir: &Path, content: &[u8], media_type: &str) -> Result<Value> {
+    let digest = digest_of(content);
+    let blobs = dir.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs)?;
+    std::fs::write(blobs.join(&digest["sha256:".len()..]), content)?;
+    Ok(json!({ "mediaType": media_type, "digest": digest, "size": content.len() }))
+}
+
+fn gzip(content: &[u8]) -> Result<Vec<u8>> {
+    let mut gzip = Command::new("gzip")
+        .args(["-n", "-6"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start gzip")?;
+    let mut stdin = gzip.stdin.take().context("stdin was piped")?;
+    std::thread::scope(|scope| {
+        scope.spawn(move || stdin.write_all(content));
+        let output = gzip.wait_with_output()?;
+        ensure!(output.status.success(), "gzip failed");
+        Ok(output.stdout)
+    })
+}
