@@ -19,6 +19,11 @@ pub const ARCHIVE_MEDIA_TYPE: &str = "application/vnd.clip.archive.v1.clip";
 /// An upload is tried so often: the operator may be just restarting.
 const UPLOAD_TRIES: u32 = 6;
 
+/// A connection inside the cluster comes about in milliseconds, or after one lost SYN in a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer that takes longer never comes: checking an archive of 100 MB takes the service a second.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Where the archive is sent.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Publishing")]
@@ -115,9 +120,7 @@ async fn push(client: &Client, target: &str, indexed: &IndexedImage) -> Result<S
 }
 
 async fn upload(url: &str, token_file: &PathBuf, indexed: &IndexedImage) -> Result<(), Failure> {
-    let http = reqwest::Client::builder()
-        .build()
-        .map_err(|error| Failure::new("InternalError", error))?;
+    let http = http_client().map_err(|error| Failure::new("InternalError", error))?;
     let body = bytes::Bytes::from(indexed.archive.clone());
     let mut pause = Duration::from_secs(1);
     for attempt in 1.. {
@@ -149,7 +152,10 @@ async fn upload(url: &str, token_file: &PathBuf, indexed: &IndexedImage) -> Resu
             }
             Err(error) => Failure::new(
                 "UploadFailed",
-                format!("the archive service at {url} does not answer: {error}"),
+                format!(
+                    "the archive service at {url} does not answer: {}",
+                    innermost(&error)
+                ),
             ),
         };
         if attempt == UPLOAD_TRIES {
@@ -165,4 +171,27 @@ async fn upload(url: &str, token_file: &PathBuf, indexed: &IndexedImage) -> Resu
         pause *= 2;
     }
     unreachable!("the loop ends by returning")
+}
+
+/// The archive service is in the cluster: no proxy, and plain HTTP unless an ingress with a certificate that
+/// the system knows stands before it.
+fn http_client() -> anyhow::Result<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = rustls::crypto::ring::default_provider().into();
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT);
+    Ok(client.build()?)
+}
+
+/// The cause at the end of the chain: the HTTP library's own words say only that a request failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
 }
