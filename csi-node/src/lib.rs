@@ -24,6 +24,7 @@ pub mod node;
 pub mod publish;
 pub mod recover;
 pub mod registration;
+pub mod registration_server;
 pub mod request;
 pub mod resolve;
 pub mod serve_process;

@@ -10,7 +10,6 @@ use clap::Parser;
 use clip_csi_node::archive_sources::Sources;
 use clip_csi_node::archives::Archives;
 use clip_csi_node::args::Args;
-use clip_csi_node::csi::registration::registration_server::RegistrationServer;
 use clip_csi_node::csi::v1::identity_server::IdentityServer;
 use clip_csi_node::csi::v1::node_server::NodeServer;
 use clip_csi_node::folder::Folder;
@@ -20,7 +19,8 @@ use clip_csi_node::mounts::Mounts;
 use clip_csi_node::node::NodeService;
 use clip_csi_node::publish::Publisher;
 use clip_csi_node::recover::{Places, recover};
-use clip_csi_node::registration::{self, RegistrationService};
+use clip_csi_node::registration::{self, Registration};
+use clip_csi_node::registration_server;
 use clip_csi_node::resolve::{Cluster, Resolver};
 use clip_csi_node::serve_process::{ServeProcess, ServeProgram};
 use clip_csi_node::server::Socket;
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
         served = csi => served,
         registered = register(&args, stopping.clone()) => registered,
         () = stopped(stopping, STOP_LIMIT) => {
-            tracing::warn!("requests were still in progress; kubelet will repeat them");
+            tracing::info!("a connection is still open; a request on it is repeated by kubelet");
             Ok(())
         }
     }
@@ -221,10 +221,8 @@ async fn register(args: &Args, mut stopping: watch::Receiver<bool>) -> anyhow::R
         let socket = Socket::listen(&path)?;
         let remove = socket.remover();
         let (sender, mut refused) = mpsc::channel(1);
-        let service = RegistrationServer::new(RegistrationService::new(args.csi_socket(), sender));
-        let server = Server::builder()
-            .add_service(service)
-            .serve_with_incoming(socket.incoming);
+        let service = Registration::new(args.csi_socket(), sender);
+        let server = registration_server::serve(socket.incoming, service);
         tokio::select! {
             served = server => return served.context("serving kubelet's plugin registration"),
             Some(reason) = refused.recv() => {
