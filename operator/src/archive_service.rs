@@ -394,3 +394,6 @@ async fn blocking<T: Send + 'static>(
         .map_err(|_| ServiceError::ShuttingDown)?;
     Ok(done?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,3 +120,6 @@ impl Collector {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -211,7 +211,12 @@ fn cause(pod: &Pod) -> Option<Cause> {
             permanent,
         });
     }
-    let last_line = exit.message.lines().last().unwrap_or("");
+    // A panic ends with a note on backtraces, which tells nobody anything.
+    let last_line = exit
+        .message
+        .lines()
+        .rfind(|line| !line.starts_with("note:"))
+        .unwrap_or("");
     let message = match (last_line, exit.reason) {
         ("", "" | "Error") => format!("clip index ended with exit code {}", exit.code),
         ("", why) => format!("The container ended with exit code {} ({why})", exit.code),
@@ -272,3 +277,6 @@ fn condition_reason(text: &str) -> String {
         reason::JOB_FAILED.to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;
