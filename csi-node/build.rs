@@ -12,9 +12,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let path = Path::new(folder).join(file);
         println!("cargo::rerun-if-changed={}", path.display());
         let descriptors = protox::compile([&path], [folder])?;
-        // A client is built too: tests speak to the real binary over its socket.
+        // A client is built too: tests speak to the real binary over its socket. Methods that a service does not write
+        // answer UNIMPLEMENTED.
         tonic_prost_build::configure()
             .build_transport(false)
+            .generate_default_stubs(true)
             .compile_fds(descriptors)?;
     }
     Ok(())

@@ -83,6 +83,24 @@ impl Archives {
         })
     }
 
+    /// Removes an archive whose bytes are not those of its name any more, so that it is fetched again: for one that the
+    /// server found to be damaged.
+    pub async fn remove_if_changed(&self, archive: &LocalArchive) {
+        let archive = archive.clone();
+        let check = move || match digest_of_file(&archive.file) {
+            Ok(digest) if digest == archive.digest => Ok(()),
+            _ => {
+                tracing::error!(file = %archive.file.display(), "the archive changed on disk and is fetched again");
+                std::fs::remove_file(&archive.file)
+            }
+        };
+        match tokio::task::spawn_blocking(check).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "cannot remove the damaged archive"),
+            Err(error) => tracing::error!(%error, "checking the damaged archive failed"),
+        }
+    }
+
     /// Whether the folder can be written to.
     pub fn check_writable(&self) -> io::Result<()> {
         NamedTempFile::with_prefix_in(UNFINISHED, &self.inner.folder).map(drop)

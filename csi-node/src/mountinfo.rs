@@ -1,4 +1,4 @@
-//! The kernel's mount table, read from `/proc/self/mountinfo` and never by `stat`: a stat of a mount whose server is
+//! The kernel's mount table, read from `/proc/thread-self/mountinfo` and never by `stat`: a stat of a mount whose server is
 //! gone fails, and one whose server hangs never returns.
 //!
 //! A line looks so (proc_pid_mountinfo(5)):
@@ -51,11 +51,11 @@ pub fn source_of(archive: &Digest) -> String {
     format!("{SOURCE_PREFIX}{archive}")
 }
 
-/// Reads the mount table of this process, in the order in which the mounts were made.
+/// Reads the mount table of this thread's mount namespace (the plugin has but one), in the order in which the mounts were made.
 ///
 /// Blocks only for the kernel's own lock on the table, never for a filesystem's server.
 pub fn read() -> io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
 
 /// All mounts stacked on `point`, the lowest first.

@@ -225,6 +225,9 @@ impl Mounts {
     }
 
     /// Sees to it that the archive is mounted and served by the running server, and bound to all its targets.
+    ///
+    /// The dead mount of a target stays until the new one takes its place: should this process end in between, the mount
+    /// table still says what belongs there.
     async fn ensure_served(&self, base: &mut Base) -> Result<(), AttachError> {
         let generation = self.serve.generation().await?;
         if base.served_by == Some(generation) {
@@ -232,9 +235,11 @@ impl Mounts {
         }
         base.served_by = None;
         let (archive, point) = (base.archive.digest.clone(), base.point.clone());
-        let descriptor = within(MOUNT_LIMIT, "mounting the archive", move || {
-            syscalls::detach_filesystem(&point)?;
-            syscalls::mount_archive(&archive, &point)
+        let points = base.targets.keys().chain([&point]).cloned().collect();
+        let (descriptor, dead) = within(MOUNT_LIMIT, "mounting the archive", move || {
+            let dead = syscalls::devices_of(&archive, &points)?;
+            syscalls::detach_all(&point)?;
+            Ok((syscalls::mount_archive(&archive, &point)?, dead))
         })
         .await?;
         let command = Command::Serve {
@@ -244,17 +249,17 @@ impl Mounts {
         };
         base.summary = self.serve.ask(command, Some(descriptor)).await?;
         base.served_by = Some(generation);
-        let point = base.point.clone();
-        within(MOUNT_LIMIT, "raising the read-ahead", move || {
-            syscalls::set_read_ahead(&point);
-            Ok(())
-        })
-        .await?;
         for (target, path) in base.targets.clone() {
             if let Err(error) = self.bind(base, &target, &path).await {
                 tracing::error!(volume = %target.display(), %error, "cannot bind the pod's volume again");
             }
         }
+        let (archive, point) = (base.archive.digest.clone(), base.point.clone());
+        within(MOUNT_LIMIT, "tidying up", move || {
+            syscalls::set_read_ahead(&point);
+            syscalls::detach_remains(&archive, &dead, &point)
+        })
+        .await?;
         tracing::info!(archive = %base.archive.digest, generation, volumes = base.targets.len(), "archive mounted");
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The CSI Node service: a thin translation between gRPC and [`Publisher`].
 //!
-//! What is refused is logged here, for kubelet alone sees the answer.
+//! What is refused is logged here, for kubelet alone sees the answer. Methods that the capabilities do not list
+//! (staging, expansion, health) are not here: the generated trait answers `UNIMPLEMENTED`.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -174,46 +175,4 @@ impl Node for NodeService {
             ..Default::default()
         }))
     }
-
-    async fn node_stage_volume(
-        &self,
-        _: Request<NodeStageVolumeRequest>,
-    ) -> Result<Response<NodeStageVolumeResponse>, Status> {
-        Err(not_offered("NodeStageVolume"))
-    }
-
-    async fn node_unstage_volume(
-        &self,
-        _: Request<NodeUnstageVolumeRequest>,
-    ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
-        Err(not_offered("NodeUnstageVolume"))
-    }
-
-    async fn node_expand_volume(
-        &self,
-        _: Request<NodeExpandVolumeRequest>,
-    ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        Err(not_offered("NodeExpandVolume"))
-    }
-
-    async fn node_get_volume_health(
-        &self,
-        _: Request<NodeGetVolumeHealthRequest>,
-    ) -> Result<Response<NodeGetVolumeHealthResponse>, Status> {
-        Err(not_offered("NodeGetVolumeHealth"))
-    }
-
-    async fn node_get_storage_health(
-        &self,
-        _: Request<NodeGetStorageHealthRequest>,
-    ) -> Result<Response<NodeGetStorageHealthResponse>, Status> {
-        Err(not_offered("NodeGetStorageHealth"))
-    }
-}
-
-/// What the capabilities do not list, as CSI asks.
-fn not_offered(method: &str) -> Status {
-    Status::unimplemented(format!(
-        "{method} is not among this driver's capabilities: an image is only ever mounted"
-    ))
 }

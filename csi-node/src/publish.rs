@@ -16,7 +16,9 @@ use crate::mountinfo;
 use crate::mounts::{AttachError, Binding, Bound, Mounts};
 use crate::request::{Identity, PublishRequest, RequestError};
 use crate::resolve::{ArchiveRef, ResolveError, Resolver};
+use crate::serve_process::ServeError;
 use crate::syscalls::MountError;
+use crate::wire::Reason;
 
 /// Publishes volumes on this node.
 #[derive(Debug)]
@@ -199,7 +201,13 @@ impl Publisher {
             target: request.target.clone(),
             credentials: request.credentials,
         };
-        self.mounts.attach(&binding).await?;
+        let attached = self.mounts.attach(&binding).await;
+        if let Err(AttachError::Serve(ServeError::Refused(refusal))) = &attached {
+            if refusal.reason == Reason::ArchiveInvalid {
+                self.archives.remove_if_changed(&binding.archive).await;
+            }
+        }
+        attached?;
         self.published().insert(request.target, request.identity);
         Ok(())
     }

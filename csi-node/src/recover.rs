@@ -1,9 +1,12 @@
 //! After a restart: what an earlier life of the plugin left mounted is dead, for its server ended with it.
 //!
 //! The mount table says all that is needed: which archive, which folder of it, where. [`plan`] decides from it, without
-//! touching anything; [`recover`] does it. Every dead mount is detached; volumes of pods whose archive is still on disk
-//! are mounted anew, so that containers which (re)start from now on find them alive. The running ones keep the dead
-//! mount they hold (`ENOTCONN`) and have to be restarted.
+//! touching anything; [`recover`] does it. Volumes of pods whose archive is still on disk are mounted anew, so that
+//! containers which (re)start from now on find them alive. The running ones keep the dead mount they hold (`ENOTCONN`)
+//! and have to be restarted. All other dead mounts are detached.
+//!
+//! A volume's dead mount stays until the moment in which the new one takes its place, because it is all that is known
+//! of the volume: a plugin that is killed in the midst of this begins again where it was.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -45,12 +48,12 @@ pub fn plan(
     on_disk: impl Fn(&Digest) -> bool,
 ) -> Plan {
     let is_base = |mount: &Mount| mount.point.parent() == Some(&places.mounts);
-    let ours: Vec<(&Mount, Digest)> = table
-        .iter()
-        .filter_map(|mount| Some((mount, mount.archive()?)))
-        .collect();
-    let devices: HashSet<&str> = ours
-        .iter()
+    let ours = || {
+        table
+            .iter()
+            .filter_map(|mount| Some((mount, mount.archive()?)))
+    };
+    let devices: HashSet<&str> = ours()
         .filter(|(m, _)| is_base(m))
         .map(|(m, _)| &*m.device)
         .collect();
@@ -59,36 +62,44 @@ pub fn plan(
         devices.contains(&*mount.device) || mount.point.starts_with(&places.kubelet)
     };
 
-    let mut plan = Plan::default();
-    for (mount, archive) in ours.into_iter().filter(|(mount, _)| belongs(mount)) {
-        if !plan.detach.contains(&mount.point) {
-            plan.detach.push(mount.point.clone());
-        }
-        if is_base(mount) || is_sub_path(&mount.point) || !on_disk(&archive) {
-            continue;
-        }
-        let Some(path) = path_in_tree(&mount.root) else {
-            continue;
+    // Of mounts stacked on one target the last one is what the pod sees.
+    let mut volumes: BTreeMap<&Path, Option<(Digest, String)>> = BTreeMap::new();
+    for (mount, archive) in ours().filter(|(mount, _)| belongs(mount)) {
+        let is_volume = !is_base(mount) && !is_sub_path(&mount.point) && on_disk(&archive);
+        let path = if is_volume {
+            path_in_tree(&mount.root)
+        } else {
+            None
         };
-        // Of mounts stacked on one target the last one is what the pod sees.
-        for targets in plan.adopt.values_mut() {
-            targets.remove(&mount.point);
-        }
-        plan.adopt
-            .entry(archive)
-            .or_default()
-            .insert(mount.point.clone(), path);
+        volumes.insert(&mount.point, path.map(|path| (archive, path)));
     }
-    plan.adopt.retain(|_, targets| !targets.is_empty());
-    plan.detach.reverse();
-    let used: BTreeSet<PathBuf> = plan
+
+    let mut plan = Plan::default();
+    for (target, volume) in &volumes {
+        if let Some((archive, path)) = volume {
+            plan.adopt
+                .entry(archive.clone())
+                .or_default()
+                .insert(target.to_path_buf(), path.clone());
+        }
+    }
+    let bases: BTreeSet<PathBuf> = plan
         .adopt
         .keys()
         .map(|archive| places.mounts.join(archive.hex()))
         .collect();
+    let is_kept =
+        |point: &Path| bases.contains(point) || matches!(volumes.get(point), Some(Some(_)));
+    for (mount, _) in ours().filter(|(mount, _)| belongs(mount)) {
+        if !is_kept(&mount.point) && !plan.detach.contains(&mount.point) {
+            plan.detach.push(mount.point.clone());
+        }
+    }
+    // What was mounted last may lie on top of what was mounted first.
+    plan.detach.reverse();
     plan.remove = folders
         .iter()
-        .filter(|folder| !used.contains(*folder))
+        .filter(|folder| !bases.contains(*folder))
         .cloned()
         .collect();
     plan
@@ -125,8 +136,8 @@ pub enum RecoverError {
     },
 }
 
-/// Detaches what is dead and takes over what can be mended; [`Mounts::heal`] then mends it. Never waits for a server,
-/// and repeating it after a crash half-way is harmless.
+/// Detaches what is dead for good and takes over what can be mended; [`Mounts::heal`] then mends it. Never waits for a
+/// server, and repeating it after a crash half-way is harmless.
 pub async fn recover(
     places: &Places,
     archives: &Archives,
@@ -221,15 +232,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_volume_is_detached_and_mounted_anew_with_the_folder_it_showed() {
+    fn a_dead_volume_is_mounted_anew_with_the_folder_it_showed() {
         let base = base_of(A);
         let table = [
             mount("0:5", "/", &base, A),
             mount("0:5", "/tree/usr/lib", POD, A),
         ];
         let plan = plan_of(&table, std::slice::from_ref(&base), &[A]);
-        assert_eq!(plan.detach, [Path::new(POD), Path::new(&base)]);
         assert_eq!(adopted(&plan), [(A.to_owned(), POD, "usr/lib")]);
+        assert_eq!(
+            plan.detach,
+            [] as [PathBuf; 0],
+            "it stays until the new mount takes its place"
+        );
         assert_eq!(plan.remove, [] as [PathBuf; 0]);
     }
 
@@ -244,21 +259,20 @@ mod tests {
     }
 
     #[test]
-    fn stacked_mounts_are_detached_once_and_the_topmost_counts() {
+    fn of_stacked_mounts_the_topmost_counts() {
         let table = [
             mount("0:5", "/tree", POD, A),
             mount("0:6", "/tree/a", POD, A),
             mount("0:7", "/tree/b", POD, B),
         ];
         let plan = plan_of(&table, &[], &[A, B]);
-        assert_eq!(plan.detach, [Path::new(POD)]);
         assert_eq!(adopted(&plan), [(B.to_owned(), POD, "b")]);
+        assert_eq!(plan.detach, [] as [PathBuf; 0]);
     }
 
     #[test]
     fn a_volume_whose_base_was_detached_before_the_crash_is_still_found() {
         let plan = plan_of(&[mount("0:5", "/tree", POD, A)], &[base_of(A)], &[A]);
-        assert_eq!(plan.detach, [Path::new(POD)]);
         assert_eq!(adopted(&plan), [(A.to_owned(), POD, "")]);
         assert_eq!(plan.remove, [] as [PathBuf; 0], "the folder is used again");
     }
@@ -291,8 +305,11 @@ mod tests {
             mount("0:5", "/", &base, A),
             mount("0:5", "/tree", "/elsewhere/mount", A),
         ];
+        let plan = plan_of(&table, &[], &[A]);
+        assert_eq!(adopted(&plan), [(A.to_owned(), "/elsewhere/mount", "")]);
+        let plan = plan_of(&table, &[], &[]);
         assert_eq!(
-            plan_of(&table, &[], &[A]).detach,
+            plan.detach,
             [Path::new("/elsewhere/mount"), Path::new(&base)]
         );
     }

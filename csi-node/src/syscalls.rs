@@ -2,7 +2,7 @@
 //!
 //! Only [`bind`] waits for a FUSE server: it looks up the folder to be bound. Mounting and detaching never ask it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 
-use crate::mountinfo::{self, FS_TYPE};
+use crate::mountinfo::{self, FS_TYPE, Mount};
 
 /// Where the kernel offers FUSE to user space.
 pub const DEV_FUSE: &str = "/dev/fuse";
@@ -98,7 +98,7 @@ pub enum MountError {
         fs_type: String,
     },
     /// The mount table cannot be read.
-    #[error("cannot read /proc/self/mountinfo: {0}")]
+    #[error("cannot read the mount table: {0}")]
     Table(#[source] io::Error),
     /// The call did not return in time; its thread goes on waiting, its mount was aborted.
     #[error("{what} took longer than {} s", .limit.as_secs())]
@@ -241,23 +241,39 @@ pub fn detach_all(point: &Path) -> Result<usize, MountError> {
     }
 }
 
-/// Detaches the filesystem mounted at `point` from there and from everywhere else it is bound to, such as the pods'
-/// volumes and what kubelet binds of them (`subPath`): for one whose server is gone.
-pub fn detach_filesystem(point: &Path) -> Result<(), MountError> {
+/// The device numbers of the filesystems of `archive` that are mounted at any of `points`.
+pub fn devices_of(
+    archive: &Digest,
+    points: &BTreeSet<PathBuf>,
+) -> Result<HashSet<String>, MountError> {
+    let mounts = mountinfo::read().map_err(MountError::Table)?.into_iter();
+    let of_archive = mounts
+        .filter(|mount| mount.archive().as_ref() == Some(archive) && points.contains(&mount.point));
+    Ok(of_archive.map(|mount| mount.device).collect())
+}
+
+/// Detaches what is left of filesystems of `archive` whose server is gone (`devices`), such as what kubelet bound of a
+/// volume for a `subPath`; the one that is mounted at `base` now stays.
+pub fn detach_remains(
+    archive: &Digest,
+    devices: &HashSet<String>,
+    base: &Path,
+) -> Result<(), MountError> {
     let mounts = mountinfo::read().map_err(MountError::Table)?;
-    let devices: HashSet<&str> = mountinfo::at(&mounts, point)
-        .filter(|mount| mount.archive().is_some())
-        .map(|mount| &*mount.device)
-        .collect();
+    // The kernel gives a device number again when nothing of its filesystem is left.
+    let living = mountinfo::at(&mounts, base)
+        .next_back()
+        .map(|mount| &mount.device);
+    let is_dead = |mount: &Mount| {
+        mount.archive().as_ref() == Some(archive)
+            && devices.contains(&mount.device)
+            && living != Some(&mount.device)
+    };
     // What was mounted last may lie on top of what was mounted first.
-    for mount in mounts
-        .iter()
-        .rev()
-        .filter(|mount| devices.contains(&*mount.device))
-    {
+    for mount in mounts.iter().rev().filter(|mount| is_dead(mount)) {
         detach(&mount.point, UnmountFlags::DETACH)?;
     }
-    detach_all(point).map(drop)
+    Ok(())
 }
 
 /// Detaches the mount at `point` and fails whatever is waiting for its server, so that stuck readers go on with an error.

@@ -1,0 +1,380 @@
+//! A node to test on: a mount namespace of its own, an image in a real registry, its archive, and the real
+//! `clip-csi-node` with its `clip-serve`.
+
+#![allow(dead_code, reason = "not every test uses everything")]
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clip_csi_node::csi::v1::identity_client::IdentityClient;
+use clip_csi_node::csi::v1::node_client::NodeClient;
+use clip_csi_node::csi::v1::volume_capability::{AccessType, MountVolume};
+use clip_csi_node::csi::v1::{
+    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
+};
+use clip_csi_node::mountinfo::{self, Mount};
+use clip_engine::{IndexOptions, Quiet, index_image};
+use clip_registry::{
+    Client, ClientOptions, Credentials, Descriptor, OCI_MANIFEST, Platform, Repository,
+};
+use clip_testkit::registry::TestRegistry;
+use nix::sched::{CloneFlags, unshare};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long anything may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The name of the archive that every node has.
+pub const IMAGE: &str = "data";
+
+/// What a test has to work with.
+pub struct Scene {
+    /// Everything on disk.
+    pub dir: tempfile::TempDir,
+    registry: TestRegistry,
+    runtime: tokio::runtime::Runtime,
+    node: Option<Child>,
+}
+
+impl Scene {
+    /// A node with one archive, its plugin not started yet.
+    ///
+    /// Mounts are made in a namespace of this thread and its children, and vanish with them.
+    pub fn new() -> Scene {
+        unshare(CloneFlags::CLONE_NEWNS).expect("tests of mounts need root");
+        mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("clip-node")
+            .tempdir()
+            .unwrap();
+        for folder in ["kubelet", "archives", "volumes"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let registry = TestRegistry::start().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let scene = Scene {
+            dir,
+            registry,
+            runtime,
+            node: None,
+        };
+        scene.run(scene.make_archive(IMAGE));
+        scene
+    }
+
+    /// A node whose plugin runs.
+    pub fn running() -> Scene {
+        let mut scene = Scene::new();
+        scene.start();
+        scene
+    }
+
+    /// Runs a future to its end.
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// A path below the scene's folder.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join(relative)
+    }
+
+    /// Starts the plugin and waits until it answers.
+    pub fn start(&mut self) {
+        let node = Command::new(env!("CARGO_BIN_EXE_clip-csi-node"))
+            .args([
+                "--node-name=here",
+                "--metrics-listen=127.0.0.1:0",
+                "--publish-wait=1s",
+                "--verbose",
+            ])
+            .arg(format!("--kubelet-dir={}", self.path("kubelet").display()))
+            .arg(format!("--state-dir={}", self.path("state").display()))
+            .arg(format!(
+                "--clipimages-from={}",
+                self.path("archives").display()
+            ))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.node = Some(node);
+        let probe = || async { self.identity().await?.probe(ProbeRequest {}).await };
+        self.wait_until("the plugin answers", || self.run(probe()).is_ok());
+    }
+
+    /// The plugin's process id.
+    pub fn pid(&self) -> u32 {
+        self.node.as_ref().unwrap().id()
+    }
+
+    /// The process id of the `clip-serve` that the plugin runs now.
+    pub fn serve_pid(&self) -> Option<u32> {
+        let pid = self.pid();
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let of_other_threads = || {
+            let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            tasks.flatten().find_map(|task| {
+                let children = std::fs::read_to_string(task.path().join("children")).ok()?;
+                children.split_whitespace().next().map(str::to_owned)
+            })
+        };
+        children
+            .split_whitespace()
+            .next()
+            .map(str::to_owned)
+            .or_else(of_other_threads)?
+            .parse()
+            .ok()
+    }
+
+    /// Sends a signal to the plugin and waits for its end.
+    pub fn stop(&mut self, signal: nix::sys::signal::Signal) -> std::process::ExitStatus {
+        let mut node = self.node.take().unwrap();
+        kill(node.id(), signal);
+        node.wait().unwrap()
+    }
+
+    /// The Identity service of the plugin.
+    pub async fn identity(&self) -> Result<IdentityClient<Channel>, Status> {
+        Ok(IdentityClient::new(
+            self.channel("kubelet/plugins/csi.clip.dev/csi.sock")
+                .await?,
+        ))
+    }
+
+    /// The Node service of the plugin.
+    pub async fn node(&self) -> Result<NodeClient<Channel>, Status> {
+        Ok(NodeClient::new(
+            self.channel("kubelet/plugins/csi.clip.dev/csi.sock")
+                .await?,
+        ))
+    }
+
+    /// A connection to a socket.
+    pub async fn channel(&self, socket: &str) -> Result<Channel, Status> {
+        let endpoint =
+            Endpoint::try_from(format!("unix://{}", self.path(socket).display())).unwrap();
+        endpoint
+            .connect()
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// A folder for the volume of a pod, as kubelet makes it, and the target in it.
+    pub fn target(&self, pod: &str) -> PathBuf {
+        let folder = self.path(&format!(
+            "kubelet/pods/{pod}/volumes/kubernetes.io~csi/data"
+        ));
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join("mount")
+    }
+
+    /// Publishes the image at `target`.
+    pub fn publish(&self, target: &Path, attributes: &[(&str, &str)]) -> Result<(), Status> {
+        self.run(async {
+            let request = publish_request(target, attributes);
+            self.node()
+                .await?
+                .node_publish_volume(request)
+                .await
+                .map(drop)
+        })
+    }
+
+    /// Takes it away.
+    pub fn unpublish(&self, target: &Path) -> Result<(), Status> {
+        let request = NodeUnpublishVolumeRequest {
+            volume_id: volume_id(target),
+            target_path: target.to_str().unwrap().into(),
+        };
+        self.run(async {
+            self.node()
+                .await?
+                .node_unpublish_volume(request)
+                .await
+                .map(drop)
+        })
+    }
+
+    /// Mounts of ours in this scene, in order.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let here = self.path("");
+        let mounts = mountinfo::read().unwrap();
+        mounts
+            .into_iter()
+            .filter(|mount| mount.point.starts_with(&here) && mount.archive().is_some())
+            .collect()
+    }
+
+    /// Waits for something.
+    pub fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < LIMIT, "waited in vain: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Nothing of ours is mounted, and no folder of it is left.
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.mounts(), []);
+        let folders = std::fs::read_dir(self.path("kubelet/plugins/csi.clip.dev/mounts")).unwrap();
+        assert_eq!(folders.count(), 0, "folders of archives are left");
+    }
+
+    /// Pushes an image with a few files and writes its archive to `archives/NAME.clip`.
+    async fn make_archive(&self, name: &str) {
+        let client = ClientOptions {
+            credentials: Credentials::Anonymous,
+            ..ClientOptions::default()
+        };
+        let client = Client::new(client).unwrap();
+        let repository = Repository::new(self.registry.address(), name).unwrap();
+        push_image(&client, &repository).await;
+        let source = format!("{}/{name}:1", self.registry.address())
+            .parse()
+            .unwrap();
+        let indexed = index_image(&client, &source, &IndexOptions::default(), Arc::new(Quiet))
+            .await
+            .unwrap();
+        std::fs::write(self.path(&format!("archives/{name}.clip")), indexed.archive).unwrap();
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Some(mut node) = self.node.take() {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+        // The scene's folder cannot be removed below dead mounts.
+        for mount in self.mounts().iter().rev() {
+            let _ = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// A request as kubelet makes it.
+pub fn publish_request(target: &Path, attributes: &[(&str, &str)]) -> NodePublishVolumeRequest {
+    let from_kubelet = [
+        ("csi.storage.k8s.io/ephemeral", "true"),
+        ("csi.storage.k8s.io/pod.name", "pod"),
+        ("csi.storage.k8s.io/pod.namespace", "team-a"),
+    ];
+    let context: HashMap<String, String> = from_kubelet
+        .iter()
+        .chain(attributes)
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect();
+    NodePublishVolumeRequest {
+        volume_id: volume_id(target),
+        target_path: target.to_str().unwrap().into(),
+        volume_capability: Some(VolumeCapability {
+            access_type: Some(AccessType::Mount(MountVolume::default())),
+            access_mode: None,
+        }),
+        readonly: true,
+        volume_context: context,
+        ..Default::default()
+    }
+}
+
+/// A volume's name, as kubelet makes one of the pod and the volume.
+pub fn volume_id(target: &Path) -> String {
+    format!(
+        "csi-{}",
+        clip_registry::Digest::sha256_of(target.to_str().unwrap().as_bytes()).hex()
+    )
+}
+
+/// Sends a signal.
+pub fn kill(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+async fn push_image(client: &Client, repository: &Repository) {
+    let tar = layer();
+    let config = serde_json::json!({
+        "os": "linux",
+        "architecture": Platform::host().architecture,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [clip_registry::Digest::sha256_of(&tar)]},
+    });
+    let (config, layer) = (serde_json::to_vec(&config).unwrap(), gzip(&tar));
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": Descriptor::of("application/vnd.oci.image.config.v1+json", &config),
+        "layers": [Descriptor::of("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
+    });
+    client.push_blob(repository, config.into()).await.unwrap();
+    client.push_blob(repository, layer.into()).await.unwrap();
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    client
+        .push_manifest(repository, "1", OCI_MANIFEST, manifest.into())
+        .await
+        .unwrap();
+}
+
+/// `etc/greeting`, `usr/lib/big` (1 MiB) and `escape`, a link to `/etc`.
+fn layer() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(path("etc")).unwrap();
+    std::fs::create_dir_all(path("usr/lib")).unwrap();
+    std::fs::write(path("etc/greeting"), "hello\n").unwrap();
+    std::fs::write(path("usr/lib/big"), big()).unwrap();
+    std::os::unix::fs::symlink("/etc", path("escape")).unwrap();
+    let output = Command::new("tar")
+        .args([
+            "--create",
+            "--owner=0",
+            "--group=0",
+            "--sort=name",
+            "--directory",
+        ])
+        .arg(folder.path())
+        .arg(".")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+/// The content of `usr/lib/big`.
+pub fn big() -> Vec<u8> {
+    (0..1u32 << 18)
+        .flat_map(|number| number.wrapping_mul(2654435761).to_le_bytes())
+        .collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = Command::new("gzip")
+        .arg("-nc")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = gzip.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
+    let output = gzip.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}

@@ -1,0 +1,421 @@
+//! S11: volumes on real mounts, through the plugin's own socket, with the real processes.
+
+mod common;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use clip_csi_node::csi::registration::InfoRequest;
+use clip_csi_node::csi::registration::registration_client::RegistrationClient;
+use clip_csi_node::csi::v1::{NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse};
+use clip_csi_node::mountinfo;
+use common::{IMAGE, Scene, big, kill, publish_request, volume_id};
+use nix::sys::signal::Signal;
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use tonic::{Code, Status};
+
+const DATA: &[(&str, &str)] = &[("clipImage", IMAGE)];
+
+fn greeting(target: &Path) -> io::Result<String> {
+    fs::read_to_string(target.join("etc/greeting"))
+}
+
+fn stats(scene: &Scene, target: &Path) -> Result<NodeGetVolumeStatsResponse, Status> {
+    let request = NodeGetVolumeStatsRequest {
+        volume_id: volume_id(target),
+        volume_path: target.to_str().unwrap().into(),
+        ..Default::default()
+    };
+    scene.run(async {
+        Ok(scene
+            .node()
+            .await?
+            .node_get_volume_stats(request)
+            .await?
+            .into_inner())
+    })
+}
+
+#[test]
+fn a_pod_sees_the_image_read_only_and_unpublish_leaves_nothing() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    assert_eq!(greeting(&target).unwrap(), "hello\n");
+    assert_eq!(fs::read(target.join("usr/lib/big")).unwrap(), big());
+    let flags = statvfs(&target).unwrap().f_flag;
+    assert!(flags.contains(
+        StatVfsMountFlags::RDONLY | StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV
+    ));
+    assert!(
+        !target.join("blobs").exists(),
+        "the pod sees the image alone"
+    );
+
+    scene.unpublish(&target).unwrap();
+    assert!(!target.exists());
+    scene.assert_nothing_left();
+    scene
+        .unpublish(&target)
+        .expect("a second unpublish is fine");
+    scene
+        .unpublish(Path::new("/no/such/folder/mount"))
+        .expect("an unknown volume is fine");
+}
+
+#[test]
+fn pods_share_one_mount_and_the_last_one_takes_it_away() {
+    let scene = Scene::running();
+    let targets = ["one", "two", "three"].map(|pod| scene.target(pod));
+    for target in &targets {
+        scene.publish(target, DATA).unwrap();
+    }
+    let mounts = scene.mounts();
+    assert_eq!(mounts.len(), 4, "one archive and three binds");
+    assert!(mounts.iter().all(|mount| mount.device == mounts[0].device));
+    scene.unpublish(&targets[0]).unwrap();
+    scene.unpublish(&targets[1]).unwrap();
+    assert_eq!(greeting(&targets[2]).unwrap(), "hello\n");
+    scene.unpublish(&targets[2]).unwrap();
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn many_pods_at_once_get_the_same_image() {
+    let scene = Scene::running();
+    let targets: Vec<_> = (0..20)
+        .map(|pod| scene.target(&format!("pod-{pod}")))
+        .collect();
+    scene.run(async {
+        let node = scene.node().await.unwrap();
+        let publishes = targets.iter().map(|target| {
+            let (mut node, request) = (node.clone(), publish_request(target, DATA));
+            async move { node.node_publish_volume(request).await }
+        });
+        futures::future::try_join_all(publishes).await.unwrap();
+    });
+    assert_eq!(scene.mounts().len(), 21);
+    for target in &targets {
+        assert_eq!(greeting(target).unwrap(), "hello\n");
+        scene.unpublish(target).unwrap();
+    }
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn a_repeated_publish_changes_nothing_and_another_volume_is_refused() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    let before = scene.mounts();
+    scene
+        .publish(&target, DATA)
+        .expect("kubelet repeats a publish");
+    assert_eq!(scene.mounts(), before);
+    let error = scene
+        .publish(&target, &[("clipImage", IMAGE), ("path", "etc")])
+        .unwrap_err();
+    assert_eq!(error.code(), Code::AlreadyExists, "{error:?}");
+    assert_eq!(scene.mounts(), before);
+}
+
+#[test]
+fn a_repeated_publish_succeeds_even_when_the_archive_is_gone() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    fs::remove_file(scene.path("archives/data.clip")).unwrap();
+    scene
+        .publish(&target, DATA)
+        .expect("a running pod's volume must not fail");
+    assert_eq!(greeting(&target).unwrap(), "hello\n");
+}
+
+#[test]
+fn a_pod_may_see_one_folder_of_the_image_and_no_link_leads_out_of_it() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene
+        .publish(&target, &[("clipImage", IMAGE), ("path", "usr/lib")])
+        .unwrap();
+    assert_eq!(fs::read(target.join("big")).unwrap(), big());
+    scene.unpublish(&target).unwrap();
+    // The link points to /etc: the image's, never the node's.
+    scene
+        .publish(&target, &[("clipImage", IMAGE), ("path", "escape")])
+        .unwrap();
+    assert_eq!(
+        fs::read_to_string(target.join("greeting")).unwrap(),
+        "hello\n"
+    );
+    assert!(!target.join("passwd").exists());
+}
+
+#[test]
+fn every_refusal_names_the_remedy_and_leaves_nothing_behind() {
+    let scene = Scene::running();
+    fs::write(
+        scene.path("archives/cut.clip"),
+        &fs::read(scene.path("archives/data.clip")).unwrap()[..300],
+    )
+    .unwrap();
+    fs::write(scene.path("archives/none.clip"), "this is no archive").unwrap();
+    let cases: [(&[(&str, &str)], Code, &str); 6] = [
+        (
+            &[("clipImage", IMAGE), ("pth", "usr")],
+            Code::InvalidArgument,
+            "did you mean path?",
+        ),
+        (
+            &[("clipImage", "nope")],
+            Code::NotFound,
+            "make it with `clip index",
+        ),
+        (
+            &[("image", "alpine")],
+            Code::NotFound,
+            "only the volume attribute clipImage",
+        ),
+        (
+            &[("clipImage", IMAGE), ("path", "usr/nope")],
+            Code::InvalidArgument,
+            "has no folder \"usr/nope\"",
+        ),
+        (&[("clipImage", "cut")], Code::FailedPrecondition, "clip"),
+        (&[("clipImage", "none")], Code::FailedPrecondition, "clip"),
+    ];
+    for (attributes, code, words) in cases {
+        let target = scene.target("one");
+        let error = scene.publish(&target, attributes).unwrap_err();
+        assert_eq!(error.code(), code, "{attributes:?}: {error:?}");
+        assert!(error.message().contains(words), "{attributes:?}: {error:?}");
+        assert!(!target.exists(), "{attributes:?}");
+        scene.assert_nothing_left();
+    }
+}
+
+#[test]
+fn an_archive_that_was_damaged_on_the_nodes_disk_is_fetched_again() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    scene.unpublish(&target).unwrap();
+    let archive = fs::read_dir(scene.path("state/archives"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    fs::write(&archive, "damaged").unwrap();
+    assert_eq!(
+        scene.publish(&target, DATA).unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    scene
+        .publish(&target, DATA)
+        .expect("the second try has a fresh one");
+    assert_eq!(greeting(&target).unwrap(), "hello\n");
+}
+
+#[test]
+fn somebody_elses_mount_is_neither_covered_nor_taken_away() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    fs::create_dir(&target).unwrap();
+    mount("none", &target, "tmpfs", MountFlags::empty(), None).unwrap();
+    for error in [
+        scene.publish(&target, DATA).unwrap_err(),
+        scene.unpublish(&target).unwrap_err(),
+    ] {
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(
+            error.message().contains("not Clip's (type tmpfs)"),
+            "{error:?}"
+        );
+    }
+    assert_eq!(
+        mountinfo::at(&mountinfo::read().unwrap(), &target).count(),
+        1
+    );
+    unmount(&target, UnmountFlags::empty()).unwrap();
+    scene.publish(&target, DATA).unwrap();
+}
+
+#[test]
+fn statistics_come_from_memory_and_only_for_published_volumes() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    assert_eq!(stats(&scene, &target).unwrap_err().code(), Code::NotFound);
+    scene.publish(&target, DATA).unwrap();
+    // A server that is stopped answers nobody; statistics must not wait for it.
+    let serve = scene.serve_pid().unwrap();
+    kill(serve, Signal::SIGSTOP);
+    let usage = stats(&scene, &target).unwrap().usage;
+    kill(serve, Signal::SIGCONT);
+    assert!(usage[0].used >= 1 << 20, "bytes: {usage:?}");
+    assert!(usage[1].used >= 5, "files: {usage:?}");
+    assert!(stats(&scene, &scene.target("other")).is_err());
+}
+
+#[test]
+fn when_the_server_is_killed_volumes_are_mounted_anew() {
+    let scene = Scene::running();
+    let (whole, part) = (scene.target("one"), scene.target("two"));
+    scene.publish(&whole, DATA).unwrap();
+    scene
+        .publish(&part, &[("clipImage", IMAGE), ("path", "etc")])
+        .unwrap();
+    kill(scene.serve_pid().unwrap(), Signal::SIGKILL);
+    scene.wait_until("the volumes are alive again", || {
+        greeting(&whole).is_ok() && fs::read_to_string(part.join("greeting")).is_ok()
+    });
+    let mounts = scene.mounts();
+    assert_eq!(mounts.len(), 3, "no dead mount lies below: {mounts:?}");
+    assert!(mounts.iter().all(|mount| mount.device == mounts[0].device));
+    for target in [&whole, &part] {
+        scene.unpublish(target).unwrap();
+    }
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn a_volume_can_be_unpublished_while_its_server_is_dead_or_stopped() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    let serve = scene.serve_pid().unwrap();
+    kill(serve, Signal::SIGSTOP);
+    let begun = Instant::now();
+    scene.unpublish(&target).unwrap();
+    assert!(begun.elapsed().as_secs() < 5, "it waited for the server");
+    kill(serve, Signal::SIGKILL);
+    scene.assert_nothing_left();
+    scene
+        .publish(&target, DATA)
+        .expect("the next server is there");
+    assert_eq!(greeting(&target).unwrap(), "hello\n");
+}
+
+#[test]
+fn after_a_kill_of_the_plugin_the_next_one_mends_all_volumes() {
+    let mut scene = Scene::running();
+    let (whole, part) = (scene.target("one"), scene.target("two"));
+    scene.publish(&whole, DATA).unwrap();
+    scene
+        .publish(&part, &[("clipImage", IMAGE), ("path", "etc")])
+        .unwrap();
+    let serve = scene.serve_pid().unwrap();
+    scene.stop(Signal::SIGKILL);
+    scene.wait_until("clip-serve ends with it", || {
+        !Path::new(&format!("/proc/{serve}")).exists()
+    });
+    assert_eq!(
+        greeting(&whole).unwrap_err().raw_os_error(),
+        Some(nix::libc::ENOTCONN)
+    );
+
+    scene.start();
+    scene.wait_until("the volumes are alive again", || {
+        greeting(&whole).is_ok() && fs::read_to_string(part.join("greeting")).is_ok()
+    });
+    assert_eq!(scene.mounts().len(), 3);
+    scene
+        .publish(&whole, DATA)
+        .expect("kubelet publishes again after a restart");
+    assert!(stats(&scene, &part).is_ok());
+    for target in [&whole, &part] {
+        scene.unpublish(target).unwrap();
+    }
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn a_volume_whose_archive_was_lost_is_cleared_away_and_can_be_unpublished() {
+    let mut scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    scene.stop(Signal::SIGKILL);
+    fs::remove_dir_all(scene.path("state")).unwrap();
+    scene.start();
+    scene.assert_nothing_left();
+    scene
+        .publish(&target, DATA)
+        .expect("kubelet publishes it again");
+    assert_eq!(greeting(&target).unwrap(), "hello\n");
+    scene.unpublish(&target).unwrap();
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn killed_again_and_again_nothing_piles_up() {
+    let mut scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    for _ in 0..3 {
+        scene.stop(Signal::SIGKILL);
+        scene.start();
+    }
+    scene.wait_until("the volume is alive again", || greeting(&target).is_ok());
+    assert_eq!(scene.mounts().len(), 2);
+    scene.unpublish(&target).unwrap();
+    scene.assert_nothing_left();
+}
+
+#[test]
+fn told_to_stop_the_plugin_ends_at_once_and_takes_its_registration_away() {
+    let mut scene = Scene::running();
+    scene.publish(&scene.target("one"), DATA).unwrap();
+    let begun = Instant::now();
+    assert!(scene.stop(Signal::SIGTERM).success());
+    assert!(begun.elapsed().as_secs() < 8);
+    assert!(
+        !scene
+            .path("kubelet/plugins_registry/kubelet@csi.clip.dev-reg.sock")
+            .exists()
+    );
+}
+
+#[test]
+fn kubelet_is_told_where_the_driver_is() {
+    let scene = Scene::running();
+    let info = scene.run(async {
+        let channel = scene
+            .channel("kubelet/plugins_registry/kubelet@csi.clip.dev-reg.sock")
+            .await
+            .unwrap();
+        RegistrationClient::new(channel)
+            .get_info(InfoRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+    });
+    assert_eq!(
+        (info.r#type.as_str(), info.name.as_str()),
+        ("CSIPlugin", "csi.clip.dev")
+    );
+    assert_eq!(
+        info.endpoint,
+        scene
+            .path("kubelet/plugins/csi.clip.dev/csi.sock")
+            .to_str()
+            .unwrap()
+    );
+    assert_eq!(info.supported_versions, ["1.0.0"]);
+}
+
+#[test]
+fn what_kubelet_bound_of_a_volume_does_not_stay_behind_dead() {
+    let scene = Scene::running();
+    let target = scene.target("one");
+    scene.publish(&target, DATA).unwrap();
+    // As kubelet does it for `subPath: etc`.
+    let sub_path = scene.path("kubelet/pods/one/volume-subpaths/data/app/0");
+    fs::create_dir_all(&sub_path).unwrap();
+    mount_bind(target.join("etc"), &sub_path).unwrap();
+    kill(scene.serve_pid().unwrap(), Signal::SIGKILL);
+    scene.wait_until("the volume is alive again", || greeting(&target).is_ok());
+    scene.wait_until("the dead bind is gone", || scene.mounts().len() == 2);
+}
