@@ -45,6 +45,8 @@ async fn main() -> anyhow::Result<()> {
         Verbosity::verbose_if(args.verbose, Verbosity::Normal),
         args.log_format,
     );
+    // For the Kubernetes client, which takes the process's provider; an error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut metrics = Metrics::new("csi-node", env!("CARGO_PKG_VERSION"));
     let node_metrics = NodeMetrics::new(&mut metrics);
     let stopping = stopping()?;

@@ -93,10 +93,7 @@ impl NodeService {
             full(Unit::Bytes, summary.bytes),
             full(Unit::Inodes, summary.files),
         ];
-        Ok(NodeGetVolumeStatsResponse {
-            usage,
-            ..Default::default()
-        })
+        Ok(NodeGetVolumeStatsResponse { usage })
     }
 
     /// Counts and logs what came of a request.

@@ -202,10 +202,10 @@ impl Publisher {
             credentials: request.credentials,
         };
         let attached = self.mounts.attach(&binding).await;
-        if let Err(AttachError::Serve(ServeError::Refused(refusal))) = &attached {
-            if refusal.reason == Reason::ArchiveInvalid {
-                self.archives.remove_if_changed(&binding.archive).await;
-            }
+        if let Err(AttachError::Serve(ServeError::Refused(refusal))) = &attached
+            && refusal.reason == Reason::ArchiveInvalid
+        {
+            self.archives.remove_if_changed(&binding.archive).await;
         }
         attached?;
         self.published().insert(request.target, request.identity);

@@ -17,7 +17,10 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use tonic::{Code, Status};
 
-const DATA: &[(&str, &str)] = &[("clipImage", IMAGE)];
+/// `volumeAttributes` of a pod.
+type Attributes<'a> = &'a [(&'a str, &'a str)];
+
+const DATA: Attributes<'_> = &[("clipImage", IMAGE)];
 
 fn greeting(target: &Path) -> io::Result<String> {
     fs::read_to_string(target.join("etc/greeting"))
@@ -163,7 +166,7 @@ fn every_refusal_names_the_remedy_and_leaves_nothing_behind() {
     )
     .unwrap();
     fs::write(scene.path("archives/none.clip"), "this is no archive").unwrap();
-    let cases: [(&[(&str, &str)], Code, &str); 6] = [
+    let cases: [(Attributes<'_>, Code, &str); 6] = [
         (
             &[("clipImage", IMAGE), ("pth", "usr")],
             Code::InvalidArgument,
