@@ -15,17 +15,13 @@ use k8s_openapi::{
         core::v1::Pod,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
-    jiff::Timestamp,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ObjectMeta, PostParams},
 };
 
-use crate::{
-    identity::{ANNOTATION_ATTEMPT, job_name},
-    jobs::CONTAINER,
-};
+use crate::identity::{ANNOTATION_ATTEMPT, job_name};
 
 /// A service account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +64,6 @@ pub struct Ticket {
     pub image: ClipImage,
     /// Its current Job.
     pub job: String,
-    /// When the Job's container started.
-    pub started: Option<Timestamp>,
 }
 
 /// Why a request is refused; the HTTP status is chosen in [`crate::archive_service`].
@@ -161,7 +155,6 @@ impl Access {
         Ok(Ticket {
             image,
             job: job.name_any(),
-            started: started(&pod),
         })
     }
 
@@ -268,21 +261,6 @@ fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
         .iter()
         .flatten()
         .find(|owner| owner.controller == Some(true))
-}
-
-fn started(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let container = statuses.iter().find(|status| status.name == CONTAINER)?;
-    Some(
-        container
-            .state
-            .as_ref()?
-            .running
-            .as_ref()?
-            .started_at
-            .as_ref()?
-            .0,
-    )
 }
 
 /// `system:serviceaccount:NAMESPACE:NAME`, and the pod from the claims that the apiserver adds (KEP-1205, 4193).

@@ -303,9 +303,6 @@ impl ArchiveService {
     fn record(&self, ticket: &Ticket, received: &Received, verified: Verified) -> Record {
         let now = Timestamp::now();
         let image = &ticket.image;
-        let duration = ticket
-            .started
-            .and_then(|started| Duration::try_from(now.duration_since(started)).ok());
         Record {
             uid: image.uid().unwrap_or_default(),
             image: format!(
@@ -325,8 +322,7 @@ impl ArchiveService {
             layers: verified.layers,
             compressed_bytes: verified.image_bytes,
             unpacked_bytes: verified.unpacked_bytes,
-            duration_ms: duration
-                .map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+            duration_ms: None,
             // As the API will return it: it tells one upload from the next.
             created: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
             publication: None,

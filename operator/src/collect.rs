@@ -51,15 +51,6 @@ pub struct Collector {
     since: HashMap<Waste, Instant>,
 }
 
-/// What a round found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// Archives that stay.
-    pub archives: usize,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
 impl Collector {
     /// Removes what has been unneeded for `grace`.
     pub fn new(grace: Duration) -> Self {
@@ -69,7 +60,7 @@ impl Collector {
         }
     }
 
-    /// One round.
+    /// One round; what stays.
     ///
     /// # Errors
     /// When the folder cannot be listed or something not removed; the next round tries again.
@@ -78,14 +69,10 @@ impl Collector {
         store: &Store,
         is_living: impl Fn(&str) -> bool,
         now: Instant,
-    ) -> io::Result<Kept> {
-        let archives = store.archives()?;
+    ) -> io::Result<Vec<StoredArchive>> {
+        let mut archives = store.archives()?;
         let waste = waste(&archives, &store.records()?, is_living);
         let ripe = self.ripen(waste, now);
-        let mut kept = Kept {
-            archives: archives.len(),
-            bytes: archives.iter().map(|archive| archive.size).sum(),
-        };
         for waste in ripe {
             match &waste {
                 Waste::Record(uid) => {
@@ -95,16 +82,12 @@ impl Collector {
                 Waste::Archive(digest) => {
                     store.remove_archive(*digest)?;
                     tracing::info!(%digest, "removed an archive that no ClipImage needs");
-                    kept.archives -= 1;
-                    kept.bytes -= archives
-                        .iter()
-                        .find(|a| a.digest == *digest)
-                        .map_or(0, |a| a.size);
+                    archives.retain(|archive| archive.digest != *digest);
                 }
             }
             self.since.remove(&waste);
         }
-        Ok(kept)
+        Ok(archives)
     }
 
     /// What is unneeded now and was in every round of the grace period.

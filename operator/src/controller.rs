@@ -5,6 +5,7 @@
 //! two ever overlap, deterministic names and server-side apply make them write the same.
 
 use std::{
+    collections::HashSet,
     fmt::Debug,
     sync::Arc,
     time::{Duration, Instant},
@@ -96,7 +97,7 @@ fn wake_image_of<K: Resource<DynamicType = ()>>(object: &K, waker: &Waker) {
 /// Runs until `shutdown`; calls `ready` once all caches are filled.
 pub async fn run(
     context: Arc<Context>,
-    wakes: Wakes,
+    (waker, wakes): (Waker, Wakes),
     grace: Duration,
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
@@ -117,7 +118,7 @@ pub async fn run(
     let collect = async {
         if images.wait_until_ready().await.is_ok() {
             ready();
-            collect_for_ever(&context, &images, grace).await;
+            collect_for_ever(&context, &waker, &images, grace).await;
         }
     };
     tokio::select! {
@@ -128,14 +129,14 @@ pub async fn run(
 
 async fn collect_for_ever(
     context: &Context,
+    waker: &Waker,
     images: &reflector::Store<ClipImage>,
     grace: Duration,
 ) {
     let mut collector = Collector::new(grace);
     loop {
         let state = images.state();
-        let living: std::collections::HashSet<String> =
-            state.iter().filter_map(|image| image.uid()).collect();
+        let living: HashSet<String> = state.iter().filter_map(|image| image.uid()).collect();
         context.written.retain(|uid| living.contains(uid));
         let ready = state.iter().filter(|image| is_ready(image)).count();
         context.measures.images(ready, state.len() - ready);
@@ -144,10 +145,31 @@ async fn collect_for_ever(
             |uid| living.contains(uid),
             Instant::now(),
         ) {
-            Ok(kept) => context.measures.archives(kept.archives, kept.bytes),
+            Ok(archives) => {
+                let bytes = archives.iter().map(|archive| archive.size).sum();
+                context.measures.archives(archives.len(), bytes);
+                let there = archives
+                    .iter()
+                    .map(|archive| archive.digest.to_string())
+                    .collect();
+                wake_bereft(&state, &there, waker);
+            }
             Err(error) => tracing::warn!(%error, "cannot tidy the archive folder; trying again"),
         }
         tokio::time::sleep(COLLECT_EVERY).await;
+    }
+}
+
+/// Looks at images whose archive vanished behind our back, so that it is made again now and not when a pod needs it.
+fn wake_bereft(images: &[Arc<ClipImage>], there: &HashSet<String>, waker: &Waker) {
+    for image in images {
+        let offered = image.status.iter().flat_map(|status| &status.artifacts);
+        if offered
+            .into_iter()
+            .any(|artifact| !there.contains(&artifact.digest))
+        {
+            waker.wake(&image.namespace().unwrap_or_default(), &image.name_any());
+        }
     }
 }
 

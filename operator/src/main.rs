@@ -96,7 +96,7 @@ async fn main() -> anyhow::Result<()> {
     };
     let controller = controller::run(
         context,
-        wakes,
+        (waker, wakes),
         args.archive_grace,
         || ready.set(true),
         shutdown,

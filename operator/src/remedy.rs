@@ -41,7 +41,7 @@ fn specific(why: &str, image: &ClipImage) -> String {
             format!("Check the credentials in Secret {secrets} and that they hold for the registry in spec.image.")
         }
         "RegistryUnreachable" => {
-            "Check that pods of this namespace reach the registry (DNS, network policy, plain HTTP or a private CA).".into()
+            "Check that pods of this namespace reach the registry (DNS, network policy); one without TLS has to be named in the Helm value registries.".into()
         }
         "RateLimited" => "Name credentials in spec.pullSecrets to raise the registry's limit.".into(),
         "PlatformNotFound" => "Set spec.platforms to a platform that the image has.".into(),

@@ -173,7 +173,7 @@ fn conditions(facts: &Facts<'_>) -> Vec<Condition> {
             STALLED,
             "True",
             &failure.reason,
-            failure_message(failure, facts.image),
+            sentence(&failure.message),
         ));
     }
     said.into_iter()

@@ -52,7 +52,7 @@ pub struct Record {
     pub compressed_bytes: u64,
     /// Bytes of the layers when unpacked.
     pub unpacked_bytes: u64,
-    /// Milliseconds from the start of the Job's container to the upload, until the Job reports its own figure.
+    /// Milliseconds that indexing took, once the Job reported it.
     pub duration_ms: Option<u64>,
     /// When it was uploaded.
     pub created: Time,

@@ -520,7 +520,7 @@ fn every_failure_says_what_to_do() {
     expect![[r#"
         ImageNotFound: It broke. Check spec.image; if the image is private, name a Secret of type kubernetes.io/dockerconfigjson in spec.pullSecrets. When the spec needs no change, ask for another try with: kubectl annotate clipimage -n team-a alpine clip.dev/requestedAt="$(date)" --overwrite
         Unauthorized: It broke. Name a Secret of type kubernetes.io/dockerconfigjson in spec.pullSecrets (and in spec.publish.registry.pushSecret to publish). When the spec needs no change, ask for another try with: kubectl annotate clipimage -n team-a alpine clip.dev/requestedAt="$(date)" --overwrite
-        RegistryUnreachable: It broke. Check that pods of this namespace reach the registry (DNS, network policy, plain HTTP or a private CA). Another Job follows by itself.
+        RegistryUnreachable: It broke. Check that pods of this namespace reach the registry (DNS, network policy); one without TLS has to be named in the Helm value registries. Another Job follows by itself.
         PlatformNotFound: It broke. Set spec.platforms to a platform that the image has. When the spec needs no change, ask for another try with: kubectl annotate clipimage -n team-a alpine clip.dev/requestedAt="$(date)" --overwrite
         OutOfMemory: It broke. Raise spec.index.job.resources.limits.memory. Another Job follows by itself.
         DeadlineExceeded: It broke. Raise spec.index.job.activeDeadlineSeconds. Another Job follows by itself.
