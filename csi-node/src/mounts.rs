@@ -121,10 +121,11 @@ impl Mounts {
         if binding.credentials.is_some() {
             base.credentials.clone_from(&binding.credentials);
         }
-        let outcome = match self.ensure_served(&mut base).await {
-            Ok(()) => self.bind(&mut base, &binding.target, &binding.path).await,
-            Err(error) => Err(error),
-        };
+        let mut outcome = self.show(&mut base, binding).await;
+        if let Err(AttachError::Serve(ServeError::Down)) = outcome {
+            // It ended in the midst of this; the next one is there in moments.
+            outcome = self.show(&mut base, binding).await;
+        }
         match outcome {
             Ok(()) => {
                 base.targets
@@ -138,6 +139,11 @@ impl Mounts {
                 Err(error)
             }
         }
+    }
+
+    async fn show(&self, base: &mut Base, binding: &Binding) -> Result<(), AttachError> {
+        self.ensure_served(base).await?;
+        self.bind(base, &binding.target, &binding.path).await
     }
 
     /// Takes over the targets of an earlier life, without touching them: [`Mounts::heal`] mounts them anew.
@@ -304,6 +310,9 @@ impl Mounts {
         base.targets.remove(target);
         self.bound().remove(target);
         let cleared = clear_target(target).await;
+        if cleared.is_ok() {
+            tracing::info!(archive = %base.archive.digest, "volume taken away");
+        }
         if base.targets.is_empty() && !base.retired {
             base.retired = true;
             base.served_by = None;

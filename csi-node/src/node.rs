@@ -3,12 +3,12 @@
 //! What is refused is logged here, for kubelet alone sees the answer. Methods that the capabilities do not list
 //! (staging, expansion, health) are not here: the generated trait answers `UNIMPLEMENTED`.
 
-use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tonic::{Code, Request, Response, Status};
+use tracing::Instrument;
 
 use crate::csi::v1::node_server::Node;
 use crate::csi::v1::node_service_capability::rpc::Type as RpcType;
@@ -96,29 +96,36 @@ impl NodeService {
         Ok(NodeGetVolumeStatsResponse { usage })
     }
 
-    /// Counts and logs what came of a request.
-    fn report<T>(
+    /// Does the work of a request, counts it, and logs what came of it.
+    async fn recorded<T>(
         &self,
         method: &'static str,
-        volume: &str,
-        target: impl Display,
-        begun: Instant,
-        outcome: Result<T, Status>,
+        work: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
-        let (archives, volumes) = self.publisher.mounts.count();
+        let begun = Instant::now();
+        let outcome = work.await;
         let code = outcome.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        let (archives, volumes) = self.publisher.mounts.count();
         self.metrics
             .record(method, code, begun.elapsed(), archives, volumes);
         let took_ms = begun.elapsed().as_millis() as u64;
         match &outcome {
-            Ok(_) => tracing::info!(method, volume, %target, took_ms, "done"),
-            Err(status) => {
-                let (code, reason) = (status.code(), status.message());
-                tracing::error!(method, volume, %target, took_ms, ?code, reason, "failed");
-            }
+            // Kubelet repeats every publish about once a minute: not worth a line in the log.
+            Ok(_) => tracing::debug!(method, took_ms, "done"),
+            Err(status) => tracing::error!(method, took_ms, ?code, "{}", status.message()),
         }
         outcome.map(Response::new)
     }
+}
+
+/// The pod that a volume is for, as kubelet names it.
+fn pod_of(request: &NodePublishVolumeRequest) -> String {
+    let say = |key: &str| request.volume_context.get(key).map_or("?", String::as_str);
+    format!(
+        "{}/{}",
+        say("csi.storage.k8s.io/pod.namespace"),
+        say("csi.storage.k8s.io/pod.name")
+    )
 }
 
 #[tonic::async_trait]
@@ -127,20 +134,30 @@ impl Node for NodeService {
         &self,
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
-        let (begun, request) = (Instant::now(), request.into_inner());
-        let (volume, target) = (request.volume_id.clone(), request.target_path.clone());
-        let outcome = self.publish(request).await;
-        self.report("NodePublishVolume", &volume, target, begun, outcome)
+        let request = request.into_inner();
+        let span = tracing::info_span!(
+            "publish",
+            pod = pod_of(&request),
+            volume = request.volume_id
+        );
+        self.recorded("NodePublishVolume", self.publish(request))
+            .instrument(span)
+            .await
     }
 
     async fn node_unpublish_volume(
         &self,
         request: Request<NodeUnpublishVolumeRequest>,
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
-        let (begun, request) = (Instant::now(), request.into_inner());
-        let (volume, target) = (request.volume_id.clone(), request.target_path.clone());
-        let outcome = self.unpublish(request).await;
-        self.report("NodeUnpublishVolume", &volume, target, begun, outcome)
+        let request = request.into_inner();
+        let span = tracing::info_span!(
+            "unpublish",
+            volume = request.volume_id,
+            target = request.target_path
+        );
+        self.recorded("NodeUnpublishVolume", self.unpublish(request))
+            .instrument(span)
+            .await
     }
 
     async fn node_get_volume_stats(

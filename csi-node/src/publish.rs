@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use crate::archive_sources::FetchError;
 use crate::archives::Archives;
 use crate::locks::{Busy, Held, TargetLocks};
@@ -114,7 +116,8 @@ impl Publisher {
             .wait(&request.namespace, source, self.patience)
             .await?;
         let publisher = self.clone();
-        let finish = tokio::spawn(async move { publisher.finish(request, archive, held).await });
+        let finish = async move { publisher.finish(request, archive, held).await };
+        let finish = tokio::spawn(finish.in_current_span());
         finish.await.map_err(PublishError::Task)?
     }
 
@@ -122,11 +125,12 @@ impl Publisher {
     pub async fn unpublish(self: &Arc<Self>, target: PathBuf) -> Result<(), UnpublishError> {
         let held = self.locks.hold(&target)?;
         let publisher = self.clone();
-        let finish = tokio::spawn(async move {
+        let finish = async move {
             let _held = held;
             publisher.published().remove(&target);
             publisher.mounts.detach(&target).await
-        });
+        };
+        let finish = tokio::spawn(finish.in_current_span());
         Ok(finish.await.map_err(UnpublishError::Task)??)
     }
 
@@ -208,6 +212,7 @@ impl Publisher {
             self.archives.remove_if_changed(&binding.archive).await;
         }
         attached?;
+        tracing::info!(image = %request.attributes.source, archive = %binding.archive.digest, "volume published");
         self.published().insert(request.target, request.identity);
         Ok(())
     }

@@ -128,9 +128,27 @@ impl ServeProcess {
         match tokio::time::timeout(ANSWER_LIMIT, answer).await {
             Ok(Ok(Outcome::Ok(summary))) => Ok(summary),
             Ok(Ok(Outcome::Error(refusal))) => Err(refusal.into()),
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => {
+                if matches!(error, ServeError::Down) {
+                    self.forget(&connection);
+                }
+                Err(error)
+            }
             Err(_elapsed) => Err(ServeError::Silent),
         }
+    }
+
+    /// Its end was noticed before the supervisor could reap it: nobody shall try it again.
+    fn forget(&self, dead: &Arc<Connection>) {
+        self.shared.connection.send_if_modified(|connection| {
+            let is_it = connection
+                .as_ref()
+                .is_some_and(|other| Arc::ptr_eq(other, dead));
+            if is_it {
+                *connection = None;
+            }
+            is_it
+        });
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, ServeError> {
@@ -160,7 +178,10 @@ impl Connection {
         drop(descriptor);
         if let Err(error) = sent {
             self.waiting().remove(&id);
-            return Err(ServeError::Send(error));
+            return Err(match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ServeError::Down,
+                _ => ServeError::Send(error),
+            });
         }
         answer.await.map_err(|_sender_gone| ServeError::Down)
     }

@@ -303,6 +303,31 @@ fn a_volume_can_be_unpublished_while_its_server_is_dead_or_stopped() {
 }
 
 #[test]
+fn a_server_that_hangs_holds_up_no_request_for_ever() {
+    let scene = Scene::running();
+    let (first, second) = (scene.target("one"), scene.target("two"));
+    scene.publish(&first, DATA).unwrap();
+    let serve = scene.serve_pid().unwrap();
+    kill(serve, Signal::SIGSTOP);
+    let begun = Instant::now();
+    // Nobody has looked up this folder yet, so the kernel has to ask.
+    let error = scene
+        .publish(&second, &[("clipImage", IMAGE), ("path", "usr/lib")])
+        .unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+    assert!(begun.elapsed().as_secs() < 20);
+    assert!(!second.exists());
+    scene
+        .unpublish(&first)
+        .expect("the other volume can be taken away");
+    kill(serve, Signal::SIGCONT);
+    scene
+        .publish(&second, DATA)
+        .expect("the server answers again");
+    assert_eq!(greeting(&second).unwrap(), "hello\n");
+}
+
+#[test]
 fn after_a_kill_of_the_plugin_the_next_one_mends_all_volumes() {
     let mut scene = Scene::running();
     let (whole, part) = (scene.target("one"), scene.target("two"));
