@@ -43,7 +43,7 @@ release: ## The static binaries
 .PHONY: e2e
 e2e: release ## The whole system on a real cluster
 	$(call step,end to end)
-	cargo test --locked -p clip-e2e -- --test-threads=1
+	e2e/run
 
 .PHONY: bench
 bench: release ## Ratios against peers and limits; NAME=archive-size for one, JSON=FILE for rows

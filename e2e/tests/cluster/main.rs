@@ -1,0 +1,9 @@
+//! S11 on a real cluster: apiserver, kubelet, containerd, registry, FUSE. `make e2e` starts it,
+//! installs the chart, and runs these stories one after the other.
+
+mod errors;
+mod kills;
+mod kube;
+mod quickstart;
+mod registries;
+mod transcripts;
