@@ -2,22 +2,19 @@
 
 use std::time::Duration;
 
-/// Bytes with three significant digits in decimal units, as registries and docker show them: `54.1 MB`.
+/// `54.1 MB`: powers of ten, as registries and disks count.
 pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
+    const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1e3;
     let mut unit = 0;
-    // 999.5 and more would be printed with four digits.
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1e3;
         unit += 1;
     }
-    match (unit, value) {
-        (0, _) => format!("{bytes} B"),
-        (_, value) if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
-        (_, value) if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
-        (_, value) => format!("{value:.0} {}", UNITS[unit]),
-    }
+    format!("{value:.1} {}", UNITS[unit])
 }
 
 /// How many times smaller: `640x`; one digit after the point below ten.
@@ -68,14 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_three_digits_and_a_unit() {
+    fn numbers_are_short_and_have_a_unit() {
         for (bytes, text) in [
             (0, "0 B"),
             (999, "999 B"),
-            (1000, "1.00 KB"),
-            (84_512, "84.5 KB"),
-            (999_499, "999 KB"),
-            (999_500, "1.00 MB"),
+            (1000, "1.0 kB"),
+            (84_512, "84.5 kB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
             (54_123_456, "54.1 MB"),
             (13_700_000_000, "13.7 GB"),
         ] {

@@ -1,147 +1,17 @@
 //! Stories of a ClipImage, told step by step. The world is a value: what a decision asks for is done to it.
 
 use clip_crds::{
-    ClipImageSpec, REQUESTED_AT,
     clip_image::{PublishSpec, PublishType},
     condition::{INDEXED, PUBLISHED, READY, RESOLVED, STALLED},
 };
 use expect_test::expect;
-use kube::ResourceExt;
+
+mod world;
+
+use world::World;
 
 use super::*;
 use crate::identity::full_reference;
-
-/// A ClipImage, its Jobs, the archive service's record, and a clock.
-struct World {
-    image: ClipImage,
-    jobs: Vec<JobView>,
-    record: Option<Record>,
-    now: Timestamp,
-}
-
-impl World {
-    fn new() -> Self {
-        let spec = ClipImageSpec {
-            image: "alpine:3.20".into(),
-            ..Default::default()
-        };
-        let mut image = ClipImage::new("alpine", spec);
-        image.metadata.namespace = Some("team-a".into());
-        image.metadata.uid = Some("u1".into());
-        image.metadata.generation = Some(1);
-        Self {
-            image,
-            jobs: Vec::new(),
-            record: None,
-            now: Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    fn rules() -> Rules {
-        Rules {
-            default_platform: "linux/amd64".into(),
-            archive_service_url: "http://clip".into(),
-        }
-    }
-
-    fn look(&mut self) -> Decision {
-        let observed = Observed {
-            jobs: self.jobs.clone(),
-            record: self.record.clone(),
-            now: self.now,
-        };
-        let decision = decide(&self.image, &observed, &Self::rules());
-        for step in &decision.steps {
-            match step {
-                Step::CreateJob { attempt } => {
-                    let state = JobState::Active {
-                        blocked: None,
-                        retrying: None,
-                    };
-                    self.jobs.push(JobView {
-                        name: job_name(&self.image, *attempt),
-                        state,
-                    });
-                }
-                Step::DeleteJob(name) => self.jobs.retain(|job| job.name != *name),
-                Step::WriteRecord(record) => self.record = Some((**record).clone()),
-            }
-        }
-        self.image.status = Some(decision.status.clone());
-        decision
-    }
-
-    fn later(&mut self, seconds: i64) -> Decision {
-        self.now += k8s_openapi::jiff::SignedDuration::from_secs(seconds);
-        self.look()
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut ClipImageSpec)) -> Decision {
-        change(&mut self.image.spec);
-        *self.image.metadata.generation.get_or_insert(0) += 1;
-        self.look()
-    }
-
-    fn request(&mut self, value: &str) -> Decision {
-        self.image
-            .annotations_mut()
-            .insert(REQUESTED_AT.into(), value.into());
-        self.look()
-    }
-
-    fn job(&mut self) -> &mut JobView {
-        self.jobs.last_mut().expect("a Job")
-    }
-
-    /// The newest Job uploads an archive.
-    fn upload(&mut self) {
-        self.record = Some(Record {
-            uid: "u1".into(),
-            image: "team-a/alpine".into(),
-            digest: format!("sha256:{}", "ab".repeat(32)),
-            size: 84_512,
-            content_key: content_key(&self.image.spec, "linux/amd64"),
-            requested_at: requested_at(&self.image),
-            job: self.job().name.clone(),
-            platform: "linux/amd64".into(),
-            manifest_digest: format!("sha256:{}", "cd".repeat(32)),
-            format_version: 3,
-            files: 4228,
-            layers: 3,
-            compressed_bytes: 54_123_456,
-            unpacked_bytes: 129_000_000,
-            duration_ms: Some(2000),
-            created: Time(self.now),
-            publication: None,
-        });
-    }
-
-    fn succeed(&mut self, published: Option<&str>) {
-        let outcome = Outcome {
-            published: published.map(Into::into),
-            duration_ms: Some(1234),
-        };
-        self.job().state = JobState::Succeeded(Some(outcome));
-    }
-
-    fn fail(&mut self, reason: &str, permanent: bool) {
-        let cause = Cause {
-            reason: reason.into(),
-            message: "It broke".into(),
-            permanent,
-        };
-        self.job().state = JobState::Failed(cause);
-    }
-
-    fn ready_world() -> Self {
-        let mut world = Self::new();
-        world.look();
-        world.upload();
-        world.succeed(None);
-        assert_eq!(said(&world.look(), READY), ("True", "Published"));
-        world
-    }
-}
 
 fn said<'a>(decision: &'a Decision, kind: &str) -> (&'a str, &'a str) {
     match decision
@@ -211,7 +81,7 @@ fn the_image_is_ready_when_the_archive_arrived_not_when_the_job_says_so() {
             summary.archive_size.as_str(),
             summary.ratio.as_str()
         ),
-        ("54.1 MB", "84.5 KB", "640x")
+        ("54.1 MB", "84.5 kB", "640x")
     );
     assert_eq!(summary.index_duration.as_deref(), Some("2.0s"));
 
@@ -228,10 +98,10 @@ fn the_image_is_ready_when_the_archive_arrived_not_when_the_job_says_so() {
         Some("1.2s")
     );
     expect![[r#"
-        Ready: Pods can mount this image: a node fetches 84.5 KB of archive before the first read, instead of 54.1 MB of image
+        Ready: Pods can mount this image: a node fetches 84.5 kB of archive before the first read, instead of 54.1 MB of image
         Resolved: docker.io/library/alpine:3.20 is sha256:cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
         Indexed: Indexed 4,228 files in 3 layers (54.1 MB) in 1.2s
-        Published: Archive sha256:abababababababababababababababababababababababababababababababab (84.5 KB) is in the archive service
+        Published: Archive sha256:abababababababababababababababababababababababababababababababab (84.5 kB) is in the archive service
     "#]]
     .assert_eq(&messages(&world));
     let quiet = world.later(600);
