@@ -16,7 +16,10 @@ if [ -n "${KUBECONFIG:-}" ]; then
 	[ -n "$IMAGES_AT" ] || die "KUBECONFIG is set, so $KUBECONFIG is the cluster that will be used; set CLIP_REGISTRY, too:
 a registry to push images to and from which that cluster can pull, such as registry.example.com/team.
 Or unset KUBECONFIG: then a cluster is started on this machine."
-	inside() { "$@"; }
+	for tool in kubectl helm; do
+		command -v "$tool" >/dev/null || die "KUBECONFIG is set, and that cluster needs $tool on the PATH"
+	done
+	inside() { command "$@"; }
 else
 	OWN_CLUSTER=yes
 	IMAGES_AT=$REGISTRY/demo
