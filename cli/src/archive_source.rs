@@ -25,7 +25,7 @@ pub struct SourceArgs {
     source: String,
 
     /// How long a read may wait for the registry before it fails, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     read_timeout: u64,
 
     #[command(flatten)]
@@ -54,10 +54,14 @@ impl SourceArgs {
             Some(file) => file,
             None => self.index(&runtime, verbose)?,
         };
+        let read_timeout = Duration::from_secs(self.read_timeout);
+        let mut client = self.registry.options()?;
+        // A connection that hangs is given up in time for the next reader to try a new one.
+        client.read_timeout = client.read_timeout.min(read_timeout);
         let options = NodeOptions {
             state_dir: self.state.path()?,
-            client: self.registry.options()?,
-            read_timeout: Duration::from_secs(self.read_timeout),
+            client,
+            read_timeout,
         };
         let node = Node::new(options, runtime.handle().clone())?;
         let image = node.open_image(&archive, None)?;

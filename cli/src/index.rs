@@ -165,8 +165,9 @@ fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
     Ok(Report {
         reason: "Indexed",
         message: format!(
-            "indexed {} files of {} layers",
-            summary.files, summary.layers
+            "indexed {} of {}",
+            units::count(summary.files, "file"),
+            units::count(summary.layers, "layer")
         ),
         manifest_digest: Some(indexed.image.manifest_digest.to_string()),
         archive_digest: Some(digest.to_string()),
@@ -200,17 +201,31 @@ fn check_out(path: &std::path::Path) -> Result<&std::path::Path, Failure> {
             path.display()
         )));
     }
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    match parent {
-        Some(parent) if !parent.is_dir() => Err(Failure::local(format!(
+    if path.exists() && !path.is_file() {
+        return Err(Failure::local(format!(
+            "{} is not a regular file and will not be replaced: name another file",
+            path.display()
+        )));
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => std::path::Path::new("."),
+    };
+    if !parent.is_dir() {
+        return Err(Failure::local(format!(
             "the directory {} does not exist: create it with `mkdir -p {}`",
             parent.display(),
             parent.display()
-        ))),
-        _ => Ok(path),
+        )));
     }
+    nix::unistd::access(parent, nix::unistd::AccessFlags::W_OK).map_err(|error| {
+        Failure::local(format!(
+            "nothing can be written in {} ({}): name a file elsewhere",
+            parent.display(),
+            error.desc()
+        ))
+    })?;
+    Ok(path)
 }
 
 impl IndexArgs {

@@ -88,10 +88,10 @@ pub fn cat(common: &CommonArgs, args: CatArgs) -> Result<(), Failure> {
         let fetched = opened.image.fetched();
         let image_bytes: u64 = opened.image.fs.info().unpacked_bytes;
         eprintln!(
-            "fetched {} ({} bytes) in {} requests for a file of {}; the image holds {}",
+            "fetched {} ({} bytes) in {} for a file of {}; the image holds {}",
             units::bytes(fetched.bytes),
             fetched.bytes,
-            fetched.requests,
+            units::count(fetched.requests, "request"),
             units::bytes(inode.size),
             units::bytes(image_bytes)
         );

@@ -45,7 +45,7 @@ pub struct MountArgs {
     options: Vec<OptionArg>,
 
     /// Set by --background for the process that serves.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, env = READY_ON_STDOUT, value_parser = clap::builder::FalseyValueParser::new())]
     ready_on_stdout: bool,
 }
 
@@ -59,13 +59,16 @@ enum OptionArg {
     Ro,
 }
 
+/// Tells the serving process that it is one. The environment, so that the user's arguments need not
+/// be understood a second time.
+const READY_ON_STDOUT: &str = "CLIP_READY_ON_STDOUT";
 /// What the serving process says on its stdout once the mount is there.
 const READY: &[u8] = b"ready\n";
 
 /// Runs the command.
 pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
     check_mount_point(&args.dir)?;
-    match args.background {
+    match args.background && !args.ready_on_stdout {
         true => start_in_background(&args.dir),
         false => serve(common, &args),
     }
@@ -98,10 +101,10 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     if common.verbose {
         let fetched = opened.image.fetched();
         eprintln!(
-            "fetched {} ({} bytes) in {} requests",
+            "fetched {} ({} bytes) in {}",
             units::bytes(fetched.bytes),
             fetched.bytes,
-            fetched.requests
+            units::count(fetched.requests, "request")
         );
     }
     Ok(())
@@ -160,12 +163,9 @@ fn check_mount_point(dir: &Path) -> Result<(), Failure> {
 fn start_in_background(dir: &Path) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::local(format!("cannot find the clip program: {error}")))?;
-    let arguments = std::env::args_os()
-        .skip(1)
-        .filter(|argument| argument != "--background" && argument != "-b");
     let mut child = Command::new(program)
-        .args(arguments)
-        .arg("--ready-on-stdout")
+        .args(std::env::args_os().skip(1))
+        .env(READY_ON_STDOUT, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0)

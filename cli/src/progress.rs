@@ -74,15 +74,15 @@ impl Progress for Shown {
     fn resolved(&self, image: &ResolvedImage) {
         let total = image.layers.iter().map(|layer| layer.size).sum();
         self.print(&format!(
-            "{} layers, {}, {}",
-            image.layers.len(),
+            "{}, {}, {}",
+            units::count(image.layers.len() as u64, "layer"),
             units::bytes(total),
             image.manifest_digest
         ));
         match &self.display {
             Display::Bars { all, layers } => {
                 let style = ProgressStyle::with_template(
-                    "{prefix} {bar:30} {bytes:>10} of {total_bytes:10} {bytes_per_sec}",
+                    "{prefix} {bar:30} {decimal_bytes:>10} of {decimal_total_bytes:10} {decimal_bytes_per_sec}",
                 )
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
                 let bar = |layer: &clip_engine::registry::LayerDescriptor| {

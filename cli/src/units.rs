@@ -17,6 +17,12 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `1 layer`, `3 layers`.
+pub fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 /// `850 ms`, `12.3 s`.
 pub fn seconds(duration: Duration) -> String {
     match duration.as_secs_f64() {
@@ -28,6 +34,14 @@ pub fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [count(0, "file"), count(1, "file"), count(2, "file")],
+            ["0 files", "1 file", "2 files"]
+        );
+    }
 
     #[test]
     fn sizes_and_times_read_well_at_every_magnitude() {

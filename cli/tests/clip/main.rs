@@ -1,5 +1,15 @@
 //! The real `clip` program on real images, registries and mounts, as root. Tests name the row of the product's promises
 //! that they check (S1 to S9).
 
+mod archive;
+mod containers;
 mod differential;
+mod errors;
+mod kills;
+mod reads;
 mod scene;
+mod sharing;
+mod talk;
+mod transcript;
+mod users;
+mod warm;

@@ -31,7 +31,9 @@ pub struct Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Fewer than 54 bytes, or another magic.
-    #[error("not a clip archive (its first bytes are not those of the .clip format)")]
+    #[error(
+        "not a clip archive (its first bytes are not those of the .clip format): make one with `clip index IMAGE FILE`"
+    )]
     NotAnArchive,
     /// The Go origin wrote it.
     #[error("made by Clip v1/v2 (Go): index again with `clip index IMAGE FILE`")]

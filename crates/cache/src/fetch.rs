@@ -2,6 +2,7 @@
 
 use crate::{
     layer::{LayerReader, LayerStore},
+    staged::Staged,
     states::SpanState,
     stats::Counters,
 };
@@ -62,11 +63,18 @@ pub enum FillError {
         problem: String,
     },
     /// The cache cannot be written or read.
-    #[error("cannot use the cache: {0}")]
+    #[error("cannot use the cache: {0}; the state directory needs space and must be writable")]
     Io(#[from] io::Error),
     /// The fetching task died.
     #[error("fetching was cut short: {0}")]
     Aborted(String),
+}
+
+impl FillError {
+    /// Whether the same fetch may succeed in a while.
+    pub fn may_go_away(&self) -> bool {
+        matches!(self, Self::Fetch(error) if !error.is_permanent())
+    }
 }
 
 /// Joins the fetch of `span` that is under way, or starts it.
@@ -112,7 +120,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
     let span = &store.table.spans[index];
     let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
     let mut hasher = SpanHasher::default();
-    let mut at = store.starts[index];
+    let mut staged = Staged::new(&store.dir, span.tar_len)?;
     let range = span.blob_offset..span.blob_offset + span.blob_len;
     let mut stream = source
         .range(
@@ -125,9 +133,8 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
         let mut write = |decoded: &[u8]| {
             hasher.update(decoded);
             if written.is_ok() {
-                written = store.data.write_all_at(decoded, at);
+                written = staged.push(decoded);
             }
-            at += decoded.len() as u64;
         };
         decoder
             .push(&chunk?, &mut write)
@@ -147,6 +154,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
             found,
         });
     }
+    staged.write_to(&store.data, store.starts[index])?;
     store.states.set(index, SpanState::Present);
     Counters::add(&store.counters.spans_fetched, 1);
     Counters::add(&store.counters.bytes_fetched, span.blob_len);

@@ -2,7 +2,7 @@
 
 use crate::{
     fetch::{self, FillError, Flight},
-    states::{SpanState, SpanStates},
+    states::{DataFile, SpanState, SpanStates},
     stats::{CacheStats, Counters},
 };
 use clip_archive::{Digest, SeekTable, Window};
@@ -11,15 +11,21 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::runtime::Handle;
+
+/// After the registry client has given up (1.4 s when connections are refused), a read waits so
+/// long before it asks again, and then twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// A registry that comes back is noticed within this time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Loads a layer's windows when the first span that needs one is decoded.
 pub type Windows = Box<dyn Fn() -> Result<Vec<Window>, String> + Send + Sync>;
@@ -61,6 +67,7 @@ pub(crate) struct LayerStore {
     pub table: SeekTable,
     /// Position of each span in the tar.
     pub starts: Vec<u64>,
+    pub dir: PathBuf,
     pub data: File,
     pub states: SpanStates,
     pub load_windows: Windows,
@@ -80,7 +87,7 @@ pub enum ReadError {
     #[error("cannot read the cached layer: {0}")]
     Io(Arc<io::Error>),
     /// Nobody answered in time.
-    #[error("gave up after {} s: the registry does not answer", .0.as_secs())]
+    #[error("gave up after {:.0} s: the registry does not answer", .0.as_secs_f64())]
     Timeout(Duration),
 }
 
@@ -128,10 +135,16 @@ impl SpanCache {
             .create(true)
             .truncate(false)
             .open(dir.join("data"))?;
-        if data.metadata()?.len() != spec.table.tar_size {
+        let found = data.metadata()?;
+        let whole = found.len() == spec.table.tar_size;
+        if !whole {
             data.set_len(spec.table.tar_size)?;
         }
-        let states = SpanStates::open(&dir.join("states"), spec.table.spans.len())?;
+        let file = DataFile {
+            inode: found.ino(),
+            whole,
+        };
+        let states = SpanStates::open(&dir.join("states"), spec.table.spans.len(), file)?;
         let next_start = |at: &mut u64, len: u64| Some(std::mem::replace(at, *at + len));
         let starts = spec
             .table
@@ -144,6 +157,7 @@ impl SpanCache {
             blob_digest: spec.blob_digest,
             table: spec.table,
             starts,
+            dir,
             data,
             states,
             load_windows: spec.windows,
@@ -178,9 +192,14 @@ impl LayerReader {
         Ok(true)
     }
 
-    /// Reads `buf.len()` bytes at `offset`, fetching what is missing. The range must lie inside
-    /// the layer.
-    pub async fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+    /// Reads `buf.len()` bytes at `offset`, fetching what is missing; a registry that does not
+    /// answer is asked again until `deadline`. The range must lie inside the layer.
+    pub async fn read(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
         let io_error = |error| ReadError::Io(Arc::new(error));
         if self.read_cached(offset, buf).map_err(io_error)? {
             return Ok(());
@@ -190,11 +209,40 @@ impl LayerReader {
             .store
             .spans_of(offset, buf.len())
             .filter(|&span| self.store.states.get(span) != SpanState::Present);
-        let flights: Vec<Flight> = missing.map(|span| fetch::join(self, span)).collect();
-        for flight in flights {
-            flight.await?;
+        let flights: Vec<(usize, Flight)> = missing
+            .map(|span| (span, fetch::join(self, span)))
+            .collect();
+        for (span, flight) in flights {
+            self.wait_for(span, flight, deadline).await?;
         }
         self.store.data.read_exact_at(buf, offset).map_err(io_error)
+    }
+
+    async fn wait_for(
+        &self,
+        span: usize,
+        mut flight: Flight,
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
+        let started = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let landed = tokio::time::timeout_at(deadline.into(), flight).await;
+            let error = match landed.map_err(|_| ReadError::Timeout(started.elapsed()))? {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if !error.may_go_away() || Instant::now() + pause >= deadline {
+                return Err(error.into());
+            }
+            if pause == FIRST_PAUSE {
+                let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+                tracing::warn!(%error, "a read waits; trying again for up to {left} s");
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            flight = fetch::join(self, span);
+        }
     }
 }
 

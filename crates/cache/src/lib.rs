@@ -9,16 +9,17 @@
 //! spans, so an archive that lies spoils only its own cache.
 //!
 //! A read finds its spans' states. All present: one `pread`. Otherwise the missing spans are
-//! fetched, decoded, compared with their digests, written, and only then marked present. Many
-//! readers of one span cause one fetch; two processes may both fetch a span, and write the same
-//! verified bytes to the same place.
+//! fetched, decoded, compared with their digests, and only then written and marked present: what
+//! was not checked never touches the data file. Many readers of one span cause one fetch; two
+//! processes may both fetch a span, and write the same verified bytes to the same place.
 //!
 //! States survive a restart of the process. After a restart of the machine nobody knows what of
 //! the data reached the disk, so every state from before is "unverified": the span's digest is
-//! computed once more before its first use.
+//! computed once more before its first use. The same after somebody replaced or cut the data file.
 
 mod fetch;
 mod layer;
+mod staged;
 mod states;
 mod stats;
 

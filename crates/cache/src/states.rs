@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  0  8  "CLIPSPAN"         16 16  boot identifier of the last user
-//!  8  4  version            32 32  zero
-//! 12  4  number of spans    64  4n one state per span, native byte order
+//!  8  4  version            32  8  inode number of the data file
+//! 12  4  number of spans    40 24  zero
+//!                           64  4n one state per span, native byte order
 //! ```
 //!
 //! All accesses to the states are atomic; a state is set *after* the data it speaks of was written.
@@ -19,9 +20,11 @@ use std::{
 };
 
 const MAGIC: &[u8; 8] = b"CLIPSPAN";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_LEN: usize = 64;
-const BOOT_ID_AT: u64 = 16;
+const BOOT_ID_AT: usize = 16;
+const INODE_AT: usize = 32;
+const INODE_END: usize = 40;
 
 /// What is known about a span's bytes in the data file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +33,17 @@ pub enum SpanState {
     Absent,
     /// Written and checked since the machine was started.
     Present,
-    /// Written and checked before the machine was last started.
+    /// Written and checked once, but the machine was started or the data file changed since.
     Unverified,
+}
+
+/// What the table must know of the data file that it speaks of.
+#[derive(Debug, Clone, Copy)]
+pub struct DataFile {
+    /// Its inode number: another file in its place holds other bytes.
+    pub inode: u64,
+    /// False if it did not have the right length.
+    pub whole: bool,
 }
 
 /// The mapped table.
@@ -42,8 +54,9 @@ pub struct SpanStates {
 }
 
 impl SpanStates {
-    /// Opens or creates the table at `path` for `len` spans. A table of another shape is begun anew.
-    pub fn open(path: &Path, len: usize) -> io::Result<Self> {
+    /// Opens or creates the table at `path` for `len` spans in `data`. A table of another shape is
+    /// begun anew.
+    pub fn open(path: &Path, len: usize, data: DataFile) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -52,7 +65,7 @@ impl SpanStates {
             .open(path)?;
         // One process at a time decides whether the machine was restarted in between.
         file.lock()?;
-        let result = prepare(&file, len);
+        let result = prepare(&file, len, data);
         file.unlock()?;
         result?;
         let map = MmapOptions::new()
@@ -100,25 +113,28 @@ impl SpanState {
     }
 }
 
-/// Writes the header, and takes back trust in states from before the machine was started.
-fn prepare(file: &File, len: usize) -> io::Result<()> {
-    let size = (HEADER_LEN + 4 * len) as u64;
-    let boot_id = boot_id()?;
+/// Writes the header, and takes back trust in states that speak of the time before the machine was
+/// started, or of another data file.
+fn prepare(file: &File, len: usize, data: DataFile) -> io::Result<()> {
+    let size = HEADER_LEN + 4 * len;
     let mut header = [0; HEADER_LEN];
     header[..8].copy_from_slice(MAGIC);
     header[8..12].copy_from_slice(&VERSION.to_ne_bytes());
     header[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
-    header[16..32].copy_from_slice(&boot_id);
+    header[BOOT_ID_AT..INODE_AT].copy_from_slice(&boot_id()?);
+    header[INODE_AT..INODE_END].copy_from_slice(&data.inode.to_ne_bytes());
     let mut found = [0; HEADER_LEN];
-    let same_shape = file.metadata()?.len() == size
+    let same_shape = file.metadata()?.len() == size as u64
         && file.read_exact_at(&mut found, 0).is_ok()
-        && found[..16] == header[..16];
+        && found[..BOOT_ID_AT] == header[..BOOT_ID_AT];
     if !same_shape {
+        // Written, not just made longer: a store to a mapped hole on a full disk kills the process.
+        let mut table = vec![0; size];
+        table[..HEADER_LEN].copy_from_slice(&header);
         file.set_len(0)?;
-        file.set_len(size)?;
-        return file.write_all_at(&header, 0);
+        return file.write_all_at(&table, 0);
     }
-    if found[16..32] == boot_id {
+    if data.whole && found == header {
         return Ok(());
     }
     let mut states = vec![0; 4 * len];
@@ -129,7 +145,7 @@ fn prepare(file: &File, len: usize) -> io::Result<()> {
         }
     }
     file.write_all_at(&states, HEADER_LEN as u64)?;
-    file.write_all_at(&boot_id, BOOT_ID_AT)
+    file.write_all_at(&header, 0)
 }
 
 /// Identifies the run of the kernel (random(4), /proc/sys/kernel/random/boot_id).
@@ -146,13 +162,22 @@ fn boot_id() -> io::Result<[u8; 16]> {
 mod tests {
     use super::*;
 
+    const DATA: DataFile = DataFile {
+        inode: 7,
+        whole: true,
+    };
+
+    fn all(states: &SpanStates) -> Vec<SpanState> {
+        (0..states.len).map(|index| states.get(index)).collect()
+    }
+
     #[test]
     fn states_survive_reopening_and_lose_trust_after_a_reboot() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("states");
-        let states = SpanStates::open(&path, 3).unwrap();
+        let states = SpanStates::open(&path, 3, DATA).unwrap();
         states.set(1, SpanState::Present);
-        let other = SpanStates::open(&path, 3).unwrap();
+        let other = SpanStates::open(&path, 3, DATA).unwrap();
         assert_eq!(
             other.get(1),
             SpanState::Present,
@@ -162,29 +187,48 @@ mod tests {
             .write(true)
             .open(&path)
             .unwrap()
-            .write_all_at(&[7; 16], BOOT_ID_AT)
+            .write_all_at(&[7; 16], BOOT_ID_AT as u64)
             .unwrap();
-        let after_reboot = SpanStates::open(&path, 3).unwrap();
+        let after_reboot = SpanStates::open(&path, 3, DATA).unwrap();
         assert_eq!(
-            (0..3).map(|i| after_reboot.get(i)).collect::<Vec<_>>(),
+            all(&after_reboot),
             [SpanState::Absent, SpanState::Unverified, SpanState::Absent]
         );
+    }
+
+    #[test]
+    fn states_lose_trust_when_the_data_file_was_replaced_or_cut() {
+        for changed in [
+            DataFile { inode: 8, ..DATA },
+            DataFile {
+                whole: false,
+                ..DATA
+            },
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("states");
+            SpanStates::open(&path, 2, DATA)
+                .unwrap()
+                .set(0, SpanState::Present);
+            let states = SpanStates::open(&path, 2, changed).unwrap();
+            assert_eq!(all(&states), [SpanState::Unverified, SpanState::Absent]);
+        }
     }
 
     #[test]
     fn a_table_of_another_shape_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("states");
-        SpanStates::open(&path, 3)
+        SpanStates::open(&path, 3, DATA)
             .unwrap()
             .set(0, SpanState::Present);
         assert_eq!(
-            SpanStates::open(&path, 4).unwrap().get(0),
+            SpanStates::open(&path, 4, DATA).unwrap().get(0),
             SpanState::Absent
         );
         std::fs::write(&path, b"garbage").unwrap();
         assert_eq!(
-            SpanStates::open(&path, 4).unwrap().get(3),
+            SpanStates::open(&path, 4, DATA).unwrap().get(3),
             SpanState::Absent
         );
     }

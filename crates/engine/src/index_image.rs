@@ -1,7 +1,7 @@
 //! [`index_image`]: a reference goes in, an archive comes out.
 
 use crate::digest_of;
-use clip_archive::{ArchiveWriter, LayerSection, RuntimeDirs, write::ImageInfo};
+use clip_archive::{ArchiveWriter, Digest, LayerSection, RuntimeDirs, write::ImageInfo};
 use clip_index::{IndexedLayer, LayerError, LayerIndexer, LayerInfo};
 use clip_registry::{
     BlobSource, Client, FetchError, ImageSource, LayerDescriptor, Platform, ResolveError,
@@ -80,6 +80,16 @@ pub enum IndexError {
     /// The image was not found, or its manifest or configuration is not usable.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// A layer is in a format that nobody here knows.
+    #[error(
+        "layer {layer} has the media type {media_type}, which is not supported: push the image with layers that are tar, gzip or zstd"
+    )]
+    MediaType {
+        /// The layer's digest.
+        layer: Digest,
+        /// Its media type.
+        media_type: String,
+    },
     /// A layer could not be downloaded.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -103,6 +113,7 @@ impl IndexError {
             Self::Layer(LayerError::BlobDigest { .. } | LayerError::DiffId { .. }) => {
                 "DigestMismatch"
             }
+            Self::MediaType { .. } => "UnsupportedMediaType",
             Self::Layer(_) | Self::Tree(_) => "UnsupportedLayer",
             Self::Panicked(_) => "InternalError",
         }
@@ -115,7 +126,7 @@ impl IndexError {
             Self::Fetch(error) => error.is_permanent(),
             // A blob that was damaged on its way may arrive intact next time.
             Self::Layer(LayerError::BlobDigest { .. }) | Self::Panicked(_) => false,
-            Self::Layer(_) | Self::Tree(_) => true,
+            Self::MediaType { .. } | Self::Layer(_) | Self::Tree(_) => true,
         }
     }
 }
@@ -131,6 +142,7 @@ pub async fn index_image(
     let started = Instant::now();
     let image = client.resolve(source, &options.platform).await?;
     progress.resolved(&image);
+    image.layers.iter().try_for_each(check_media_type)?;
     let sections = index_layers(
         &client.blobs(&image),
         &image.layers,
@@ -145,6 +157,21 @@ pub async fn index_image(
         image,
         duration: started.elapsed(),
     })
+}
+
+/// OCI writes `…layer.v1.tar+gzip`, Docker `…rootfs.diff.tar.gzip`. The compression itself is told from the first bytes.
+fn check_media_type(layer: &LayerDescriptor) -> Result<(), IndexError> {
+    let uncompressed = ["+gzip", "+zstd", ".gzip", ".zstd"]
+        .iter()
+        .find_map(|suffix| layer.media_type.strip_suffix(suffix))
+        .unwrap_or(&layer.media_type);
+    match uncompressed.ends_with(".tar") {
+        true => Ok(()),
+        false => Err(IndexError::MediaType {
+            layer: digest_of(&layer.digest),
+            media_type: layer.media_type.clone(),
+        }),
+    }
 }
 
 /// One section per layer, in order. As many layers at once as there are processors; a layer that

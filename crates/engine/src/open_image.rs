@@ -85,7 +85,7 @@ pub enum OpenImageError {
         source: erofs::ReadError,
     },
     /// The state directory cannot be used.
-    #[error("cannot use the state directory {path}: {source}")]
+    #[error("cannot use the state directory {path}: {source}; name another with --state-dir")]
     State {
         /// The directory.
         path: PathBuf,

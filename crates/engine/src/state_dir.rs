@@ -7,8 +7,14 @@
 //! ```
 
 use clip_archive::Digest;
+use nix::{
+    errno::Errno,
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::linkat,
+};
 use std::{
     io::{self, Write},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -45,21 +51,87 @@ impl StateDir {
 
     /// Writes a file so that it is there whole or not at all, whoever is killed whenever.
     pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let unique = format!(
-            "{}.{}.tmp",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        );
-        let temporary = path.with_extension(unique);
-        let write = || {
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_data()?;
-            std::fs::rename(&temporary, path)
-        };
-        write().inspect_err(|_| {
-            let _ = std::fs::remove_file(&temporary);
-        })
+        // Not every filesystem has files without a name (NFS), nor every sandbox a /proc.
+        write_unnamed(path, bytes).or_else(|_| write_renamed(path, bytes))
+    }
+}
+
+/// The file gets its name when it is complete, so a kill before leaves nothing.
+fn write_unnamed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut file = std::fs::File::options()
+        .write(true)
+        .custom_flags(nix::libc::O_TMPFILE)
+        .mode(0o666)
+        .open(dir.unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    let link = |name: &Path| {
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(
+            AT_FDCWD,
+            unnamed.as_str(),
+            AT_FDCWD,
+            name,
+            AtFlags::AT_SYMLINK_FOLLOW,
+        )
+    };
+    match link(path) {
+        Err(Errno::EEXIST) => {}
+        linked => return Ok(linked?),
+    }
+    // A link replaces no file, a rename does. The name between them is always the same: what a kill
+    // between them leaves is taken away by the next writer.
+    let between = path.with_extension("new");
+    match link(&between) {
+        Err(Errno::EEXIST) => {
+            let _ = std::fs::remove_file(&between);
+            link(&between)?;
+        }
+        linked => linked?,
+    }
+    std::fs::rename(&between, path)
+}
+
+fn write_renamed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let unique = format!(
+        "{}.{}.tmp",
+        std::process::id(),
+        COUNTER.fetch_add(1, Ordering::Relaxed)
+    );
+    let temporary = path.with_extension(unique);
+    let write = || {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        let _ = std::fs::remove_file(&temporary);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_made_and_replaced_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.clip");
+        std::fs::write(dir.path().join("image.new"), "left by a killed writer").unwrap();
+        for content in ["first", "second"] {
+            StateDir::write(&path, content.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_in_a_missing_directory_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = StateDir::write(&dir.path().join("missing/image.clip"), b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

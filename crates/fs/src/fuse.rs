@@ -44,6 +44,7 @@ pub struct FuseAdapter {
     runtime: Handle,
     /// The kernel skips OPEN and OPENDIR once they were answered with ENOSYS.
     no_open: AtomicBool,
+    idmapped: bool,
 }
 
 thread_local! {
@@ -52,8 +53,10 @@ thread_local! {
 }
 
 impl FuseAdapter {
-    /// An adapter for `image`; reads that wait do so on `runtime`.
-    pub fn new(image: Arc<ImageFs>, layout: Layout, runtime: Handle) -> Self {
+    /// An adapter for `image`; reads that wait do so on `runtime`. `idmapped` allows idmapped mounts
+    /// (user namespaces of pods); the kernel then tells no longer who asks, so it must be off where
+    /// only the owner is let in.
+    pub fn new(image: Arc<ImageFs>, layout: Layout, runtime: Handle, idmapped: bool) -> Self {
         let numbering = Numbering {
             layout,
             tree_root: image.tree().root(),
@@ -63,6 +66,7 @@ impl FuseAdapter {
             numbering,
             runtime,
             no_open: AtomicBool::new(false),
+            idmapped,
         }
     }
 
@@ -258,9 +262,9 @@ impl Filesystem for FuseAdapter {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_HAS_RESEND,
-            InitFlags::FUSE_ALLOW_IDMAP,
         ];
-        for flag in wanted {
+        let idmap = self.idmapped.then_some(InitFlags::FUSE_ALLOW_IDMAP);
+        for flag in wanted.into_iter().chain(idmap) {
             // What an older kernel lacks costs speed, not correctness.
             let _ = config.add_capabilities(flag);
         }

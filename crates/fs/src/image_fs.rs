@@ -3,7 +3,10 @@
 use crate::mapped::Mapped;
 use clip_archive::erofs::{FileType, Image, Inode, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 /// Facts about the image, for messages and `statfs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub enum Resolved {
     Loop,
 }
 
+/// Longer is for ever, and must still be a point in time.
+const READ_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86400);
 /// Symbolic links followed for one path (path_resolution(7)).
 const LINKS_FOLLOWED_MAX: usize = 40;
 
@@ -117,22 +122,20 @@ impl ImageFs {
     /// Up to `len` bytes of file `nid` from `offset` on; fewer at the file's end. Waits at most the
     /// read timeout for what must be fetched.
     pub async fn read(&self, nid: Nid, offset: u64, len: usize) -> Result<Vec<u8>, ImageFsError> {
+        let deadline = self.deadline();
         let mut out = Vec::with_capacity(len);
-        let all = async {
-            for extent in self
-                .tree
-                .extents(nid, offset..offset.saturating_add(len as u64))?
-            {
-                let extent = extent?;
-                let at = out.len();
-                out.resize(at + extent.len as usize, 0);
-                if let Place::Layer { index, offset } = extent.place {
-                    self.layer(index)?.read(offset, &mut out[at..]).await?;
-                }
+        for extent in self
+            .tree
+            .extents(nid, offset..offset.saturating_add(len as u64))?
+        {
+            let extent = extent?;
+            let at = out.len();
+            out.resize(at + extent.len as usize, 0);
+            if let Place::Layer { index, offset } = extent.place {
+                let layer = self.layer(index)?;
+                layer.read(offset, &mut out[at..], deadline).await?;
             }
-            Ok(())
-        };
-        self.in_time(all).await?;
+        }
         Ok(out)
     }
 
@@ -163,8 +166,7 @@ impl ImageFs {
     ) -> Result<Vec<u8>, ImageFsError> {
         let layer = self.layer(index)?;
         let mut out = vec![0; clamp(layer.size(), offset, len)];
-        self.in_time(async { Ok(layer.read(offset, &mut out).await?) })
-            .await?;
+        layer.read(offset, &mut out, self.deadline()).await?;
         Ok(out)
     }
 
@@ -240,14 +242,8 @@ impl ImageFs {
             .ok_or(ImageFsError::NoSuchLayer(index))
     }
 
-    async fn in_time(
-        &self,
-        work: impl Future<Output = Result<(), ImageFsError>>,
-    ) -> Result<(), ImageFsError> {
-        let timeout = |_| ImageFsError::Read(ReadError::Timeout(self.read_timeout));
-        tokio::time::timeout(self.read_timeout, work)
-            .await
-            .map_err(timeout)?
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.read_timeout.min(READ_TIMEOUT_MAX)
     }
 }
 

@@ -38,7 +38,7 @@ impl Session {
         layout: Layout,
         runtime: Handle,
     ) -> io::Result<Self> {
-        let adapter = FuseAdapter::new(image, layout, runtime);
+        let adapter = FuseAdapter::new(image, layout, runtime, true);
         Self::spawn(fuser::Session::from_fd(
             adapter,
             fd,
@@ -69,7 +69,7 @@ impl Session {
             MountOption::FSName(source.to_owned()),
             MountOption::Subtype("clip".to_owned()),
         ];
-        let adapter = FuseAdapter::new(image, Layout::Tree, runtime);
+        let adapter = FuseAdapter::new(image, Layout::Tree, runtime, options.allow_other);
         let session = Self::spawn(fuser::Session::new(
             adapter,
             dir,

@@ -22,7 +22,7 @@ use crate::auth::{Access, Auth, Grant};
 use crate::blob::RedirectCache;
 use crate::credentials::{CredentialStore, Credentials};
 use crate::error::{ClientError, RequestError};
-use crate::http::{Http, TransportError, is_loopback};
+use crate::http::{Http, TransportError, authority, is_loopback};
 use crate::options::{ClientOptions, PlainHttp};
 use crate::reference::{DEFAULT_REGISTRY, Repository};
 use crate::retry::{Backoff, is_transient, retry_after};
@@ -212,6 +212,7 @@ impl Client {
             }
             let sent = self.inner.http.send(attempt).await;
             let response = sent.map_err(|e| e.into_request_error(&request.target))?;
+            self.remember_scheme(response.url());
             let repeats = matches!(request.method, Method::GET | Method::HEAD);
             if !(repeats && response.status().is_redirection()) {
                 return Ok(Answer {
@@ -259,16 +260,13 @@ impl Client {
         let known = self.schemes().get(host).copied();
         match known {
             Some(scheme) => Ok(scheme),
-            None => {
-                let scheme = self.probe(host).await?;
-                self.schemes().insert(host.to_owned(), scheme);
-                Ok(scheme)
-            }
+            None => self.probe(host).await,
         }
     }
 
     /// Asks a loopback registry in plain HTTP. A TLS server answers that with a complaint, or with bytes that are not
-    /// HTTP, or hangs up.
+    /// HTTP, or hangs up; but so does a plain one that is just being restarted. What is found out is therefore
+    /// remembered only once the registry has answered in it.
     async fn probe(&self, host: &str) -> Result<Scheme, TransportError> {
         let Ok(url) = Url::parse(&format!("http://{host}/v2/")) else {
             return Ok(Scheme::Http);
@@ -293,6 +291,17 @@ impl Client {
             Ok(_) => Ok(Scheme::Http),
             Err(error) if error.connected => Ok(Scheme::Https),
             Err(error) => Err(error),
+        }
+    }
+
+    fn remember_scheme(&self, answered: &Url) {
+        let host = authority(answered);
+        if is_loopback(&host) {
+            let scheme = match answered.scheme() {
+                "https" => Scheme::Https,
+                _ => Scheme::Http,
+            };
+            self.schemes().insert(host, scheme);
         }
     }
 

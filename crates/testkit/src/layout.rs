@@ -67,13 +67,15 @@ pub enum Flaw {
     /// The configuration names diffIDs that the layers do not have.
     WrongDiffIds,
     /// The layers' media type is one that nobody knows.
-    UnknownMediaType,
+    UnknownLayerType,
+    /// The manifest says that it is one of Docker's schema 1.
+    DockerSchema1,
 }
 
 /// Writes a layout with one image, tag `latest`, for linux/amd64, of gzip layers. Returns `dir`.
 pub fn write(dir: &Path, layers: Vec<Layer>, flaw: Flaw) -> Result<PathBuf> {
     let media_type = match flaw {
-        Flaw::UnknownMediaType => "application/vnd.example.layer.v9+brotli",
+        Flaw::UnknownLayerType => "application/vnd.example.layer.v9+brotli",
         _ => "application/vnd.oci.image.layer.v1.tar+gzip",
     };
     let (mut diff_ids, mut descriptors) = (Vec::new(), Vec::new());
@@ -91,11 +93,12 @@ pub fn write(dir: &Path, layers: Vec<Layer>, flaw: Flaw) -> Result<PathBuf> {
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let config = add_json(dir, &config, "application/vnd.oci.image.config.v1+json")?;
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": config, "layers": descriptors,
-    });
-    let mut manifest = add_json(dir, &manifest, "application/vnd.oci.image.manifest.v1+json")?;
+    let media_type = match flaw {
+        Flaw::DockerSchema1 => "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        _ => "application/vnd.oci.image.manifest.v1+json",
+    };
+    let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": descriptors });
+    let mut manifest = add_json(dir, &manifest, media_type)?;
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
     manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });

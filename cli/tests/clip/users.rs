@@ -1,0 +1,70 @@
+//! S9: mounting without being root, through fusermount3.
+
+use crate::scene::{CLIP, Scene};
+use clip_testkit::{
+    guard::run,
+    layout::{self, Flaw, Layer},
+};
+use std::{
+    os::unix::fs::{PermissionsExt, chown},
+    process::Command,
+};
+
+const NOBODY: u32 = 65534;
+
+/// Runs in mount and process namespaces of its own, where `/dev/fuse` is open to all as udev makes it elsewhere, and
+/// whose end is the end of all processes and mounts in it.
+const AS_ROOT: &str = "
+    mknod fuse c 10 229 && chmod 666 fuse && mount --bind fuse /dev/fuse
+    exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euc \"$0\"";
+const AS_NOBODY: &str = "
+    ./clip mount --background image.clip mnt
+    cat mnt/file
+    findmnt -no FSTYPE,OPTIONS mnt
+    ./clip umount mnt
+    findmnt mnt || ls mnt | wc -l
+    ls home/.cache/clip";
+
+#[test]
+fn s9_anybody_can_mount_and_unmount() {
+    let scene = Scene::new();
+    let layer = Layer::new().file("file", "content\n");
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    scene.index_layout(&layout, "image.clip");
+    std::fs::set_permissions(scene.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [scene.path("home"), scene.dir("mnt")] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // So that `oci:` layouts and the program can be read by others, wherever the build lies.
+    std::fs::copy(CLIP, scene.path("clip")).unwrap();
+
+    let said = run(Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--fork",
+            "--kill-child",
+            "--pid",
+            "--mount-proc",
+        ])
+        .args(["sh", "-euc", AS_ROOT, AS_NOBODY])
+        .current_dir(scene.dir.path())
+        .env("HOME", scene.path("home"))
+        .env_remove("CLIP_STATE_DIR")
+        .env_remove("XDG_CACHE_HOME"))
+    .unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "content");
+    assert!(lines[1].starts_with("fuse"), "{said}");
+    let options = lines[1].split_whitespace().nth(1).unwrap();
+    for option in ["ro", "nosuid", "nodev"] {
+        assert!(options.split(',').any(|found| found == option), "{said}");
+    }
+    assert_eq!(lines[2], "0", "unmounted: {said}");
+    assert_eq!(
+        lines[3..],
+        ["archives", "layers", "trees"],
+        "state is in the user's own cache"
+    );
+}
