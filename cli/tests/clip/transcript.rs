@@ -66,7 +66,7 @@ impl<'a> Transcript<'a> {
 
 /// Numbers with a unit become `N`, digests `sha256:…`, a log line's time `TIME`.
 fn steady_line(line: &str) -> String {
-    const UNITS: [&str; 7] = ["ms", "s", "B", "kB", "MB", "bytes", "bytes)"];
+    const UNITS: [&str; 8] = ["ms", "s", "B", "kB", "MB", "bytes", "bytes)", "%"];
     let words: Vec<&str> = line.split(' ').collect();
     let is_unit = |word: &str| UNITS.contains(&word.trim_end_matches([',', ';', ':', '.']));
     let steady = words.iter().enumerate().map(|(at, word)| {

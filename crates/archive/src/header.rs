@@ -51,7 +51,7 @@ pub enum HeaderError {
     StorageType,
     /// Positions and lengths do not match the file.
     #[error(
-        "truncated or damaged: the header promises {promised} bytes, the file has {found}; fetch it or index again"
+        "truncated or damaged: the header promises {promised} bytes, the file has {found} bytes; fetch it or index again"
     )]
     Truncated {
         /// What the header promises.

@@ -39,7 +39,7 @@ pub enum LayerError {
     },
     /// The registry sent other bytes than the manifest names.
     #[error(
-        "layer {layer}: the blob's digest is {found}, {bytes} bytes long; the registry or something on the way changed it"
+        "layer {layer}: the blob's digest is {found}, {bytes} bytes long; the registry or something on the way changed it: try again, or push the image again"
     )]
     BlobDigest {
         /// The promised digest.
@@ -51,7 +51,7 @@ pub enum LayerError {
     },
     /// The blob decodes to another tar than the image configuration names.
     #[error(
-        "layer {layer}: its content has diffID {found}, the image configuration says {expected}; the image is inconsistent"
+        "layer {layer}: its content has diffID {found}, the image configuration says {expected}: build and push the image again"
     )]
     DiffId {
         /// The layer's digest.
