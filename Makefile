@@ -29,6 +29,7 @@ lint: ## Formatting, clippy, chart, shell scripts
 	$(call step,lint)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	e2e/deploy/lint
 
 .PHONY: unit
 unit: ## Tests that need no cluster (real registries, mounts and judges, as root)
