@@ -25,7 +25,7 @@ setup: ## Install and build what tests and demo need, once per machine
 	@e2e/cluster/setup
 
 .PHONY: lint
-lint: ## Formatting, clippy, chart, shell scripts
+lint: ## Formatting, clippy, chart
 	$(call step,lint)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
