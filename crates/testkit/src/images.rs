@@ -47,10 +47,11 @@ pub fn push_as(
 
 /// A judge from the folder of built tools: `fsck.erofs`, `dump.erofs`.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    let cache = match std::env::var_os("CLIP_CACHE_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is set")?).join(".cache/clip"),
-    };
+    let dir = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let cache = dir("CLIP_CACHE_DIR")
+        .or_else(|| Some(dir("XDG_CACHE_HOME")?.join("clip")))
+        .or_else(|| Some(dir("HOME")?.join(".cache/clip")))
+        .context("HOME is set")?;
     std::fs::read_dir(cache.join("tools"))
         .into_iter()
         .flatten()
