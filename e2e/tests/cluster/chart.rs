@@ -1,20 +1,13 @@
 //! What an admin does with the chart.
 
-use std::process::Command;
-
-use crate::kube::{Namespace, REGISTRY, eventually, kubectl, repository};
 use serde_json::json;
 
+use crate::kube::{Namespace, REGISTRY, eventually, kubectl, node, repository};
+
 #[test]
-fn s11_repeating_the_installation_changes_nothing_and_disturbs_no_pod() {
-    let ns = Namespace::new("upgrade");
-    ns.clip_image(
-        "app",
-        json!({"image": format!("{REGISTRY}/demo/busybox:1")}),
-    );
-    ns.wait_ready("app");
+fn s11_repeating_the_installation_changes_nothing() {
     let before = workloads();
-    install();
+    install(&values());
     assert_eq!(workloads(), before);
 }
 
@@ -26,14 +19,16 @@ fn s11_uninstalling_keeps_the_clipimages_and_installing_takes_them_up_again() {
         json!({"image": format!("{REGISTRY}/demo/busybox:1")}),
     );
     ns.wait_ready("app");
-    helm(&["uninstall", "clip", "-n", "clip-system", "--wait"]);
+    let values = values();
+    node(&["helm", "uninstall", "clip", "-n", "clip-system", "--wait"]).unwrap();
     eventually("nothing of the release runs", || {
         let left = kubectl(&["-n", "clip-system", "get", "pods", "-o", "name"])?;
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
     let image = ns.get_clip_image("app");
     assert_eq!(image["status"]["observedGeneration"], 1, "{image:#}");
-    install();
+
+    install(&values);
     ns.pod(
         "reader",
         json!({"clipImage": "app"}),
@@ -43,38 +38,30 @@ fn s11_uninstalling_keeps_the_clipimages_and_installing_takes_them_up_again() {
     ns.wait_ready("app");
 }
 
-/// Generations of what the chart runs: they change with every change of the template.
+/// What the chart runs, with generations: they change with every change of a template.
 fn workloads() -> String {
-    let names = "jsonpath={range .items[*]}{.metadata.name} {.metadata.generation} {.metadata.uid}{\"\\n\"}{end}";
-    kubectl(&[
+    let each = "jsonpath={range .items[*]}{.metadata.name} {.metadata.generation} {.metadata.uid}{\"\\n\"}{end}";
+    let kinds = "deployments,daemonsets,pods";
+    kubectl(&["-n", "clip-system", "get", kinds, "-o", each]).unwrap()
+}
+
+/// The values with which the chart is installed.
+fn values() -> String {
+    node(&[
+        "helm",
+        "get",
+        "values",
+        "clip",
         "-n",
         "clip-system",
-        "get",
-        "deployments,daemonsets,pods",
         "-o",
-        names,
+        "json",
     ])
     .unwrap()
 }
 
-fn install() {
-    run(Command::new(repository().join("e2e/deploy/install")).args(INSTALL_FLAGS));
-}
-
-/// As in `e2e/run`.
-const INSTALL_FLAGS: [&str; 2] = ["--set", "csiNode.publishWait=5s"];
-
-fn helm(words: &[&str]) {
-    run(Command::new(repository().join("e2e/cluster/kx"))
-        .arg("helm")
-        .args(words));
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+fn install(values: &str) {
+    let chart = repository().join("charts/clip");
+    let upgrade = r#"printf %s "$1" | helm upgrade --install clip "$2" -n clip-system --wait --timeout 3m -f -"#;
+    node(&["sh", "-c", upgrade, "sh", values, chart.to_str().unwrap()]).unwrap();
 }

@@ -31,7 +31,7 @@ fn s3_s4_s6_s11_a_volume_shows_what_the_container_runtime_unpacks() {
     ns.apply(&json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "judge"},
         "spec": {
-            "terminationGracePeriodSeconds": 0,
+            "terminationGracePeriodSeconds": 1,
             "containers": [{
                 "name": "main", "image": image, "command": ["bash", "-c", COMPARE],
                 "volumeMounts": [{"name": "image", "mountPath": "/image", "readOnly": true}],

@@ -142,7 +142,7 @@ impl Namespace {
         self.apply(&json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
             "spec": {
-                "terminationGracePeriodSeconds": 0, "restartPolicy": "Always",
+                "terminationGracePeriodSeconds": 1, "restartPolicy": "Always",
                 "containers": [{
                     "name": "main", "image": format!("{REGISTRY}/demo/busybox:1"), "command": ["sh", "-c", script],
                     "volumeMounts": [{"name": "image", "mountPath": "/image", "readOnly": true}],
@@ -196,10 +196,11 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Deleting a namespace waits for its pods: a hung unmount would show here.
-        let deleted = kubectl(&["delete", "namespace", &self.0, "--timeout=90s"]);
+        // A pod is gone when kubelet has unmounted its volumes: one that hangs shows here. The rest takes its time.
+        let pods = self.kubectl(&["delete", "pods", "--all", "--timeout=90s"]);
+        let rest = kubectl(&["delete", "namespace", &self.0, "--wait=false"]);
         if !std::thread::panicking() {
-            deleted.unwrap();
+            pods.and(rest).unwrap();
         }
     }
 }
