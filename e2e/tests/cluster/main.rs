@@ -12,4 +12,3 @@ mod node;
 mod pending;
 mod quickstart;
 mod registries;
-mod transcripts;
