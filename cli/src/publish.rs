@@ -4,6 +4,7 @@
 use crate::{
     common::{RegistryArgs, client},
     failure::Failure,
+    units,
 };
 use clap::Args;
 use clip_engine::{
@@ -137,7 +138,13 @@ async fn upload(url: &str, token_file: &PathBuf, indexed: &IndexedImage) -> Resu
             .send()
             .await;
         let failure = match answer {
-            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) if answer.status().is_success() => {
+                eprintln!(
+                    "Sent the archive ({}) to the archive service",
+                    units::bytes(indexed.archive.len() as u64)
+                );
+                return Ok(());
+            }
             Ok(answer) => {
                 let status = answer.status();
                 let text = answer.text().await.unwrap_or_default();
