@@ -12,3 +12,4 @@ mod node;
 mod pending;
 mod quickstart;
 mod registries;
+mod transcripts;
