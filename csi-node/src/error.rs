@@ -100,7 +100,7 @@ fn serve_code(error: &ServeError) -> Code {
             Reason::ArchiveInvalid => Code::FailedPrecondition,
             Reason::CredentialsInvalid => Code::InvalidArgument,
             Reason::NoSpace => Code::ResourceExhausted,
-            Reason::Internal => Code::Internal,
+            Reason::NotServed | Reason::Internal => Code::Internal,
         },
         ServeError::Down | ServeError::Silent => Code::Unavailable,
         ServeError::Send(_) => Code::Internal,

@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use clip_registry::Digest;
+use clip_registry::{Credentials, Digest};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::serve_process::{ServeError, ServeProcess};
 use crate::syscalls::{self, MountError, within};
-use crate::wire::{Command, Secret, Summary};
+use crate::wire::{Command, Login, Reason, Refusal, Secret, Summary};
 
 /// How long one group of mount calls may take. They take microseconds; a bind waits for the server's answer to a
 /// lookup, which it gives from memory.
@@ -42,7 +42,7 @@ pub struct Mounts {
 struct Base {
     archive: LocalArchive,
     point: PathBuf,
-    credentials: Option<Secret>,
+    login: Login,
     /// Which life of the server serves it; `None` while it is not mounted.
     served_by: Option<u64>,
     summary: Summary,
@@ -118,9 +118,6 @@ impl Mounts {
             self.detach(&binding.target).await?;
         }
         let mut base = self.lock_base(&binding.archive).await;
-        if binding.credentials.is_some() {
-            base.credentials.clone_from(&binding.credentials);
-        }
         let mut outcome = self.show(&mut base, binding).await;
         if let Err(AttachError::Serve(ServeError::Down)) = outcome {
             // It ended in the midst of this; the next one is there in moments.
@@ -142,6 +139,9 @@ impl Mounts {
     }
 
     async fn show(&self, base: &mut Base, binding: &Binding) -> Result<(), AttachError> {
+        if let Some(credentials) = &binding.credentials {
+            self.hand_over(base, credentials).await?;
+        }
         self.ensure_served(base).await?;
         self.bind(base, &binding.target, &binding.path).await
     }
@@ -149,6 +149,8 @@ impl Mounts {
     /// Takes over the targets of an earlier life, without touching them: [`Mounts::heal`] mounts them anew.
     pub async fn adopt(&self, archive: LocalArchive, targets: BTreeMap<PathBuf, String>) {
         let mut base = self.lock_base(&archive).await;
+        // They were in the memory of that life only.
+        base.login = Login::ToCome;
         for (target, path) in &targets {
             let bound = Bound {
                 archive: archive.digest.clone(),
@@ -170,11 +172,18 @@ impl Mounts {
         }
     }
 
-    /// Remembers newer credentials: they are used when the archive is mounted the next time.
+    /// Newer credentials for an archive that is mounted: the server fetches with them from now on. Nothing is done when
+    /// they are those it has, for kubelet repeats every publish about once a minute.
     pub async fn renew_credentials(&self, archive: &Digest, credentials: &Secret) {
-        let base = self.archives().get(archive).cloned();
-        if let Some(base) = base {
-            base.lock().await.credentials = Some(credentials.clone());
+        let Some(base) = self.archives().get(archive).cloned() else {
+            return;
+        };
+        let mut base = base.lock().await;
+        if base.retired {
+            return;
+        }
+        if let Err(error) = self.hand_over(&mut base, credentials).await {
+            tracing::error!(%archive, %error, "cannot use the pod's new credentials; its volume goes on with the old ones");
         }
     }
 
@@ -230,6 +239,26 @@ impl Mounts {
         }
     }
 
+    /// Gives newer credentials to the server, if it serves the archive already; else it gets them when it begins to.
+    async fn hand_over(&self, base: &mut Base, credentials: &Secret) -> Result<(), ServeError> {
+        let login = Login::DockerConfigJson(credentials.clone());
+        if base.login == login {
+            return Ok(());
+        }
+        // A secret that nobody can read must not take the place of one that was good.
+        check_docker_config(credentials)?;
+        if base.served_by == Some(self.serve.generation().await?) {
+            let command = Command::RenewCredentials {
+                archive_digest: base.archive.digest.clone(),
+                docker_config_json: credentials.clone(),
+            };
+            self.serve.ask(command, None).await?;
+            tracing::info!(archive = %base.archive.digest, "credentials renewed");
+        }
+        base.login = login;
+        Ok(())
+    }
+
     /// Sees to it that the archive is mounted and served by the running server, and bound to all its targets.
     ///
     /// The dead mount of a target stays until the new one takes its place: should this process end in between, the mount
@@ -251,7 +280,7 @@ impl Mounts {
         let command = Command::Serve {
             archive: base.archive.file.clone(),
             archive_digest: base.archive.digest.clone(),
-            docker_config_json: base.credentials.clone(),
+            login: base.login.clone(),
         };
         base.summary = self.serve.ask(command, Some(descriptor)).await?;
         base.served_by = Some(generation);
@@ -342,13 +371,21 @@ impl Base {
         Base {
             archive,
             point,
-            credentials: None,
+            login: Login::default(),
             served_by: None,
             summary: Summary::default(),
             targets: BTreeMap::new(),
             retired: false,
         }
     }
+}
+
+fn check_docker_config(Secret(config): &Secret) -> Result<(), Refusal> {
+    let credentials = Credentials::DockerConfigJson(vec![config.clone()]);
+    credentials.check().map_err(|error| Refusal {
+        reason: Reason::CredentialsInvalid,
+        message: error.to_string(),
+    })
 }
 
 /// Detaches everything of ours at `target` and removes the folder.

@@ -3,11 +3,14 @@
 //! A pair of SOCK_SEQPACKET sockets, of which `clip-serve` has one as its standard input. Each datagram is one JSON
 //! document. Control asks, the server answers under the same number, in any order:
 //! ```text
-//! {"id":1,"serve":{"archive":"/var/lib/clip/archives/ab….clip","archiveDigest":"sha256:ab…","dockerConfigJson":null}}
+//! {"id":1,"serve":{"archive":"/var/lib/clip/archives/ab….clip","archiveDigest":"sha256:ab…","login":"toCome"}}
 //!         + the descriptor of an archive's mount (SCM_RIGHTS)
 //! {"id":1,"ok":{"files":524,"bytes":7600000}}
-//! {"id":2,"error":{"reason":"archiveInvalid","message":"…"}}
+//! {"id":2,"renewCredentials":{"archiveDigest":"sha256:ab…","dockerConfigJson":"{\"auths\":…}"}}
+//! {"id":2,"error":{"reason":"credentialsInvalid","message":"…"}}
 //! ```
+//! Secrets are on this socket and in the memory of both processes, nowhere else: not in files, not in logs.
+//!
 //! The end of either process closes its socket, and the kernel then drops descriptors still under way; that is how
 //! each side notices the other's death.
 
@@ -48,9 +51,30 @@ pub enum Command {
         archive: PathBuf,
         /// Its digest, the name by which later questions mean it.
         archive_digest: Digest,
-        /// Docker configuration with credentials for the image's registry.
-        docker_config_json: Option<Secret>,
+        /// Credentials for the image's registry.
+        login: Login,
     },
+    /// Read a served archive with these credentials from now on; what is mounted stays as it is.
+    #[serde(rename_all = "camelCase")]
+    RenewCredentials {
+        /// Which archive.
+        archive_digest: Digest,
+        /// Docker configuration with credentials for the image's registry.
+        docker_config_json: Secret,
+    },
+}
+
+/// What is known of the credentials for an image's registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Login {
+    /// No pod has any: the registry is asked without.
+    #[default]
+    Anonymous,
+    /// Pods may have some, which are not known (yet): after a restart, until kubelet publishes their volumes again.
+    ToCome,
+    /// A docker configuration.
+    DockerConfigJson(Secret),
 }
 
 /// The server's answer.
@@ -100,6 +124,8 @@ pub enum Reason {
     ArchiveInvalid,
     /// The docker configuration cannot be read.
     CredentialsInvalid,
+    /// The archive is not served.
+    NotServed,
     /// The cache's disk is full.
     NoSpace,
     /// Anything else.
@@ -214,13 +240,13 @@ mod tests {
             command: Command::Serve {
                 archive: "/a.clip".into(),
                 archive_digest: Digest::sha256_of(b""),
-                docker_config_json: None,
+                login: Login::ToCome,
             },
         };
         let json = serde_json::to_value(&request).unwrap();
         assert_eq!(json["id"], 7);
         assert_eq!(json["serve"]["archive"], "/a.clip");
-        assert_eq!(json["serve"]["dockerConfigJson"], serde_json::Value::Null);
+        assert_eq!(json["serve"]["login"], "toCome");
         let again: Request = serde_json::from_value(json).unwrap();
         assert_eq!(again.id, 7);
     }
@@ -287,9 +313,16 @@ mod tests {
 
     #[test]
     fn a_secret_never_shows_in_debug_output() {
-        assert_eq!(
-            format!("{:?}", Some(Secret("hunter2".into()))),
-            "Some((secret))"
+        let secret = || Secret("hunter2".into());
+        let renewal = Command::RenewCredentials {
+            archive_digest: Digest::sha256_of(b""),
+            docker_config_json: secret(),
+        };
+        let login = Login::DockerConfigJson(secret());
+        let text = format!("{:?} {renewal:?} {login:?}", secret());
+        assert!(
+            text.contains("(secret)") && !text.contains("hunter2"),
+            "{text}"
         );
     }
 }

@@ -9,7 +9,7 @@
 //! an archive that does not decode to the last section is refused. Failures are `{"reason", "message"}`.
 
 use std::{
-    io::{self, Read, Seek, Write},
+    io::{self, Write},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, put},
 };
-use clip_archive::{Archive, Digest, OpenError, header::FORMAT_VERSION};
+use clip_archive::{Archive, Digest, Head, OpenError, header::FORMAT_VERSION};
 use futures::StreamExt;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
@@ -36,6 +36,7 @@ use crate::{
     access::{Access, AccessError, Ticket},
     controller::Waker,
     identity::{content_key, requested_at},
+    mapped::Mapped,
     measure::Measures,
     store::{Record, Store},
 };
@@ -44,7 +45,7 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(60);
 /// Uploads at the same time; more wait.
 const UPLOADS: usize = 16;
-/// Archives opened at the same time: each is held in memory while it is verified.
+/// Archives verified at the same time: the parts of each are decoded into memory.
 const VERIFICATIONS: usize = 1;
 
 /// What the service works with.
@@ -54,10 +55,19 @@ pub struct ArchiveService {
     store: Store,
     waker: Waker,
     measures: Measures,
-    max_archive_bytes: u64,
+    limits: Limits,
     default_platform: String,
     uploads: Semaphore,
     verifications: Semaphore,
+}
+
+/// What is the most that an upload may claim.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of the disk, in bytes.
+    pub archive_bytes: u64,
+    /// Of memory while it is verified, in decoded bytes.
+    pub decoded_bytes: u64,
 }
 
 impl ArchiveService {
@@ -67,7 +77,7 @@ impl ArchiveService {
         store: Store,
         waker: Waker,
         measures: Measures,
-        max_archive_bytes: u64,
+        limits: Limits,
         default_platform: String,
     ) -> Self {
         let (uploads, verifications) = (Semaphore::new(UPLOADS), Semaphore::new(VERIFICATIONS));
@@ -76,7 +86,7 @@ impl ArchiveService {
             store,
             waker,
             measures,
-            max_archive_bytes,
+            limits,
             default_platform,
             uploads,
             verifications,
@@ -110,6 +120,17 @@ pub enum ServiceError {
     /// Larger than allowed.
     #[error("the archive is larger than {0} bytes, the operator's --max-archive-bytes")]
     TooLarge(u64),
+    /// Verifying it would take more memory than there is.
+    #[error(
+        "the archive's lists of files and seek points unpack to {decoded} bytes, more than {limit}: raise the operator's \
+         --max-decoded-bytes, and its memory limit by five times as much"
+    )]
+    TooLargeDecoded {
+        /// What has to be in memory at once, in bytes.
+        decoded: u64,
+        /// The most that is allowed.
+        limit: u64,
+    },
     /// The upload broke off.
     #[error("the upload broke off: {0}")]
     Interrupted(String),
@@ -139,7 +160,9 @@ impl ServiceError {
             }
             Self::InvalidDigest(_) => (StatusCode::BAD_REQUEST, "InvalidDigest"),
             Self::NoSuchArchive(_) => (StatusCode::NOT_FOUND, "NoSuchArchive"),
-            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge"),
+            Self::TooLarge(_) | Self::TooLargeDecoded { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge")
+            }
             Self::Interrupted(_) => (StatusCode::SERVICE_UNAVAILABLE, "Interrupted"),
             Self::InvalidArchive(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidArchive"),
             Self::Disk(_) => (StatusCode::INSUFFICIENT_STORAGE, "Disk"),
@@ -259,8 +282,8 @@ impl ArchiveService {
                 }
             };
             size += chunk.len() as u64;
-            if size > self.max_archive_bytes {
-                return Err(ServiceError::TooLarge(self.max_archive_bytes));
+            if size > self.limits.archive_bytes {
+                return Err(ServiceError::TooLarge(self.limits.archive_bytes));
             }
             hash.update(&chunk);
             file = blocking(move || file.write_all(&chunk).map(|()| file)).await?;
@@ -272,19 +295,17 @@ impl ArchiveService {
         })
     }
 
-    /// Decodes everything, as a node will.
+    /// Decodes everything, as a node will; of the file itself only the pages that are looked at are in memory.
     async fn verify(&self, received: Received) -> Result<(Received, Verified), ServiceError> {
         let _turn = self
             .verifications
             .acquire()
             .await
             .map_err(|_| ServiceError::ShuttingDown)?;
+        let limit = self.limits.decoded_bytes;
         let task = tokio::task::spawn_blocking(move || {
-            let mut file = received.file.as_file();
-            file.rewind()?;
-            let mut bytes = Vec::with_capacity(usize::try_from(received.size).unwrap_or(0));
-            file.read_to_end(&mut bytes)?;
-            let archive = Archive::open(bytes)?;
+            let archive = Archive::open(Mapped::new(received.file.as_file())?)?;
+            check_decoded(archive.head(), limit)?;
             let numbers = archive.verify()?;
             let head = archive.head();
             let verified = Verified {
@@ -369,6 +390,20 @@ struct Verified {
     layers: u64,
     image_bytes: u64,
     unpacked_bytes: u64,
+}
+
+/// The entries of all layers are in memory at once to be merged; spans and windows of one layer at a time.
+fn check_decoded(head: &Head, limit: u64) -> Result<(), ServiceError> {
+    let entries = head.layers.iter().map(|layer| layer.entries.raw_len);
+    let seek = head
+        .layers
+        .iter()
+        .map(|layer| layer.spans.raw_len.saturating_add(layer.windows.raw_len));
+    let decoded = entries.fold(seek.max().unwrap_or(0), u64::saturating_add);
+    if decoded > limit {
+        return Err(ServiceError::TooLargeDecoded { decoded, limit });
+    }
+    Ok(())
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, AccessError> {

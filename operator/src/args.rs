@@ -5,7 +5,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Parser;
 use clip_telemetry::logs::Format;
 
-use crate::{access::ServiceAccount, decide::Rules, identity::native_platform, job::JobSettings};
+use crate::{
+    access::ServiceAccount,
+    archive_service::Limits,
+    certificates::{self, CertificateError},
+    decide::Rules,
+    identity::native_platform,
+    job::JobSettings,
+};
 
 /// Clip's operator: keeps an index of every ClipImage, and serves the archives to the nodes.
 #[derive(Debug, Clone, Parser)]
@@ -39,6 +46,11 @@ pub struct Args {
     #[arg(long, default_value_t = 1 << 30, value_name = "BYTES")]
     pub max_archive_bytes: u64,
 
+    /// The most that an archive's lists of files and seek points may unpack to, in bytes: they are held in memory while it is verified, as
+    /// about five times as much (600,000 files: 50 MB, 240 MB in memory).
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
+    pub max_decoded_bytes: u64,
+
     /// How long an archive that no ClipImage needs is kept, in seconds.
     #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
     pub archive_grace: Duration,
@@ -59,6 +71,10 @@ pub struct Args {
     #[arg(long, value_name = "HOST[:PORT]")]
     pub plain_http: Vec<String>,
 
+    /// PEM file with CA certificates of registries, for the indexing Jobs. May be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Vec<PathBuf>,
+
     /// Log what Clip does in detail.
     #[arg(long, short, env = "CLIP_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
     pub verbose: bool,
@@ -70,12 +86,24 @@ pub struct Args {
 
 impl Args {
     /// What Jobs have in common.
-    pub fn job_settings(&self) -> JobSettings {
-        JobSettings {
+    ///
+    /// # Errors
+    /// When the CA certificates cannot be used.
+    pub fn job_settings(&self) -> Result<JobSettings, CertificateError> {
+        Ok(JobSettings {
             image: self.job_image.clone(),
             archive_service_url: self.base_url(),
             default_platform: self.default_platform.clone(),
             plain_http: self.plain_http.clone(),
+            ca_certificates: certificates::bundle(&self.ca_cert)?,
+        })
+    }
+
+    /// What the archive service accepts.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            archive_bytes: self.max_archive_bytes,
+            decoded_bytes: self.max_decoded_bytes,
         }
     }
 

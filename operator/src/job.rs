@@ -13,7 +13,8 @@ use k8s_openapi::{
     api::{
         batch::v1::{self as batch, Job},
         core::v1::{
-            Capabilities, Container, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec,
+            Capabilities, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
+            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec,
             ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
             SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume,
             VolumeMount, VolumeProjection,
@@ -39,6 +40,11 @@ const TOKEN_DIR: &str = "/var/run/secrets/clip";
 const PULL_DIR: &str = "/var/run/secrets/clip-pull";
 /// Where the push secret lies.
 const PUSH_DIR: &str = "/var/run/secrets/clip-push";
+/// The annotation of the pod in which certificates of registries travel; see [`crate::certificates`].
+const ANNOTATION_CA: &str = "clip.dev/registry-ca";
+/// Where they lie as a file.
+const CA_DIR: &str = "/etc/clip/registries";
+const CA_FILE: &str = "ca.pem";
 /// The key of a Secret of type kubernetes.io/dockerconfigjson.
 const DOCKER_CONFIG_KEY: &str = ".dockerconfigjson";
 /// User and group of the container: `nonroot` of distroless images.
@@ -57,6 +63,8 @@ pub struct JobSettings {
     pub default_platform: String,
     /// Registries that speak plain HTTP.
     pub plain_http: Vec<String>,
+    /// Certificates of registries' own authorities, as PEM.
+    pub ca_certificates: Option<String>,
 }
 
 /// The Job for the `attempt`-th run of this spec.
@@ -92,6 +100,7 @@ pub fn indexing_job(image: &ClipImage, attempt: i32, settings: &JobSettings) -> 
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(labels),
+                    annotations: pod_annotations(settings),
                     ..Default::default()
                 }),
                 spec: Some(pod(image, &spec, settings)),
@@ -127,7 +136,7 @@ fn pod_failure_policy() -> batch::PodFailurePolicy {
 }
 
 fn pod(image: &ClipImage, spec: &JobSpec, settings: &JobSettings) -> PodSpec {
-    let volumes = volumes(image);
+    let volumes = volumes(image, settings);
     let mounts = volumes.iter().map(|(volume, dir)| VolumeMount {
         name: volume.name.clone(),
         mount_path: (*dir).to_owned(),
@@ -211,6 +220,9 @@ fn args(image: &ClipImage, settings: &JobSettings) -> Vec<String> {
             flag("--push-docker-config", format!("{PUSH_DIR}/config.json"));
         }
     }
+    if settings.ca_certificates.is_some() {
+        flag("--ca-cert", format!("{CA_DIR}/{CA_FILE}"));
+    }
     flag("--log-format", "json".into());
     flag("--termination-log", "/dev/termination-log".into());
     args.extend(
@@ -247,8 +259,11 @@ fn push_secret(image: &ClipImage) -> Option<&str> {
 }
 
 /// The Job's volumes and where they are mounted.
-fn volumes(image: &ClipImage) -> Vec<(Volume, &'static str)> {
+fn volumes(image: &ClipImage, settings: &JobSettings) -> Vec<(Volume, &'static str)> {
     let mut volumes = vec![(projected("token", vec![token()]), TOKEN_DIR)];
+    if settings.ca_certificates.is_some() {
+        volumes.push((projected("registry-ca", vec![ca_certificates()]), CA_DIR));
+    }
     if !image.spec.pull_secrets.is_empty() {
         let secrets = image.spec.pull_secrets.iter();
         let sources =
@@ -289,6 +304,29 @@ fn token() -> VolumeProjection {
             expiration_seconds: Some(TOKEN_SECONDS),
             path: "token".into(),
             ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn pod_annotations(settings: &JobSettings) -> Option<BTreeMap<String, String>> {
+    let certificates = settings.ca_certificates.clone()?;
+    Some([(ANNOTATION_CA.to_owned(), certificates)].into())
+}
+
+/// The pod's annotation as a file.
+fn ca_certificates() -> VolumeProjection {
+    let file = DownwardAPIVolumeFile {
+        path: CA_FILE.into(),
+        field_ref: Some(ObjectFieldSelector {
+            field_path: format!("metadata.annotations['{ANNOTATION_CA}']"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    VolumeProjection {
+        downward_api: Some(DownwardAPIProjection {
+            items: Some(vec![file]),
         }),
         ..Default::default()
     }
@@ -367,6 +405,7 @@ mod tests {
             archive_service_url: "http://clip-operator.clip-system.svc:8080".into(),
             default_platform: "linux/amd64".into(),
             plain_http: vec!["10.99.0.1:5000".into()],
+            ca_certificates: None,
         }
     }
 
@@ -416,6 +455,12 @@ mod tests {
             },
             ..Default::default()
         });
-        expect_file!["job/full.yaml"].assert_eq(&yaml(&indexing_job(&image, 2, &settings())));
+        let settings = JobSettings {
+            ca_certificates: Some(
+                "-----BEGIN CERTIFICATE-----\nb25l\n-----END CERTIFICATE-----\n".into(),
+            ),
+            ..settings()
+        };
+        expect_file!["job/full.yaml"].assert_eq(&yaml(&indexing_job(&image, 2, &settings)));
     }
 }

@@ -11,6 +11,7 @@
 pub mod access;
 pub mod archive_service;
 pub mod args;
+pub mod certificates;
 pub mod collect;
 pub mod controller;
 pub mod decide;
@@ -19,6 +20,7 @@ pub mod events;
 pub mod identity;
 pub mod job;
 pub mod jobs;
+pub mod mapped;
 pub mod measure;
 pub mod observe;
 pub mod reconcile;

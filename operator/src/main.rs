@@ -37,6 +37,7 @@ async fn main() -> anyhow::Result<()> {
         .install_default()
         .expect("nothing installed another before");
 
+    let jobs = args.job_settings().context("--ca-cert")?;
     let client = kube::Client::try_default()
         .await
         .context("cannot find the cluster (KUBECONFIG, or a pod's own)")?;
@@ -54,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
         store.clone(),
         waker.clone(),
         measures.clone(),
-        args.max_archive_bytes,
+        args.limits(),
         args.default_platform.clone(),
     ));
     let listener = TcpListener::bind(args.listen)
@@ -71,16 +72,16 @@ async fn main() -> anyhow::Result<()> {
         ready.clone(),
     ));
 
-    let (jobs, pods) = controller::watch_jobs_and_pods(&client, &waker, &mut tasks);
+    let (watched_jobs, pods) = controller::watch_jobs_and_pods(&client, &waker, &mut tasks);
     let context = Arc::new(Context {
         sources: Sources {
             client: client.clone(),
             store,
-            jobs,
+            jobs: watched_jobs,
             pods,
         },
         events: Events::new(client),
-        jobs: args.job_settings(),
+        jobs,
         rules: args.rules(),
         measures,
         written: Written::default(),

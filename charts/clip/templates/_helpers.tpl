@@ -37,8 +37,40 @@ http://{{ include "clip.fullname" . }}-archives.{{ .Release.Namespace }}.svc
 - --plain-http={{ .host }}
 {{- end }}
 {{- end }}
+{{- if include "clip.registryCAs" . }}
+- --ca-cert=/etc/clip/registries/ca.pem
+{{- end }}
 - --log-format={{ .Values.log.format }}
 {{- if .Values.log.verbose }}
 - --verbose
 {{- end }}
+{{- end }}
+
+{{/* Certificates of the registries' own authorities, one PEM text; nothing when there are none. */}}
+{{- define "clip.registryCAs" -}}
+{{- range .Values.registries }}
+{{- with .ca }}
+{{ trim . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What changes when they do: programs read them when they start. */}}
+{{- define "clip.registriesChecksum" -}}
+{{- with include "clip.registryCAs" . -}}
+checksum/registries: {{ sha256sum . }}
+{{- end -}}
+{{- end }}
+
+{{- define "clip.registriesMount" -}}
+{{- if include "clip.registryCAs" . -}}
+- {name: registries, mountPath: /etc/clip/registries, readOnly: true}
+{{- end -}}
+{{- end }}
+
+{{- define "clip.registriesVolume" -}}
+{{- if include "clip.registryCAs" . -}}
+- name: registries
+  configMap: {name: {{ include "clip.fullname" . }}-registries}
+{{- end -}}
 {{- end }}

@@ -25,7 +25,9 @@ use tokio::runtime::Handle;
 pub struct Node {
     state: StateDir,
     cache: SpanCache,
-    options: NodeOptions,
+    /// With the node's own credentials. Clients of images share its connections.
+    client: Client,
+    read_timeout: Duration,
     runtime: Handle,
 }
 
@@ -112,7 +114,8 @@ impl Node {
         Ok(Self {
             state,
             cache,
-            options,
+            client: Client::new(options.client)?,
+            read_timeout: options.read_timeout,
             runtime,
         })
     }
@@ -133,7 +136,7 @@ impl Node {
             name: head.image_name(),
             unpacked_bytes: head.layers.iter().map(|layer| layer.tar_size).sum(),
         };
-        let fs = Arc::new(ImageFs::new(tree, layers, info, self.options.read_timeout));
+        let fs = Arc::new(ImageFs::new(tree, layers, info, self.read_timeout));
         Ok(OpenedImage { fs, source })
     }
 
@@ -186,11 +189,10 @@ impl Node {
         archive: &Archive,
         credentials: Option<Credentials>,
     ) -> Result<BlobSource, OpenImageError> {
-        let mut options = self.options.client.clone();
-        if let Some(credentials) = credentials {
-            options.credentials = credentials;
-        }
-        let client = Client::new(options)?;
+        let client = match credentials {
+            Some(credentials) => self.client.with_credentials(&credentials)?,
+            None => self.client.clone(),
+        };
         Ok(BlobSource::open(
             &client,
             &archive.head().registry,
@@ -237,6 +239,18 @@ impl Node {
 }
 
 impl OpenedImage {
+    /// Reads with these credentials from the next fetch on, in all layers and without disturbing anybody who reads.
+    /// Reads under way end with those they began with.
+    pub fn renew_credentials(&self, credentials: &Credentials) -> Result<(), OpenImageError> {
+        Ok(self.source.renew_credentials(credentials)?)
+    }
+
+    /// Says that credentials are still to come: until then reads that the registry refuses wait, at most the read
+    /// timeout, instead of failing at once.
+    pub fn expect_credentials(&self) {
+        self.source.expect_credentials();
+    }
+
     /// Requests and compressed bytes that this image caused so far.
     pub fn fetched(&self) -> FetchStats {
         self.source.stats()

@@ -18,9 +18,11 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _
 use reqwest::Url;
 
 use crate::client::Client;
+use crate::credentials::Credentials;
 use crate::digest::Digest;
-use crate::error::FetchError;
+use crate::error::{ClientError, FetchError};
 use crate::reference::{ReferenceError, Repository};
+use crate::renewal::Clients;
 use crate::resolve::ResolvedImage;
 use crate::source::LAYOUT_REGISTRY;
 use crate::{layout, transfer};
@@ -40,7 +42,7 @@ pub(crate) struct Inner {
 
 #[derive(Debug)]
 pub(crate) enum Place {
-    Registry(Client, Repository),
+    Registry(Clients, Repository),
     Layout(PathBuf),
 }
 
@@ -84,7 +86,7 @@ impl BlobSource {
     }
 
     pub(crate) fn registry(client: &Client, repository: Repository) -> BlobSource {
-        BlobSource::at(Place::Registry(client.clone(), repository))
+        BlobSource::at(Place::Registry(Clients::new(client.clone()), repository))
     }
 
     pub(crate) fn layout(dir: PathBuf) -> BlobSource {
@@ -143,6 +145,26 @@ impl BlobSource {
             });
         }
         Ok(content.freeze())
+    }
+
+    /// Reads with these credentials from the next request on, in all clones. Those that the registry accepted last stay
+    /// in reserve, for the case that it refuses the new ones. A layout needs none.
+    ///
+    /// # Errors
+    /// When they cannot be read; nothing changes then.
+    pub fn renew_credentials(&self, credentials: &Credentials) -> Result<(), ClientError> {
+        match &self.inner.place {
+            Place::Registry(clients, _) => clients.renew(credentials),
+            Place::Layout(_) => Ok(()),
+        }
+    }
+
+    /// Says that credentials are still to come: until [`renew_credentials`](Self::renew_credentials), a refusal is an
+    /// error that goes away ([`FetchError::CredentialsToCome`]).
+    pub fn expect_credentials(&self) {
+        if let Place::Registry(clients, _) = &self.inner.place {
+            clients.expect_renewal();
+        }
     }
 
     /// What this source and its clones have cost so far.

@@ -32,6 +32,13 @@ pub enum Credentials {
     },
 }
 
+impl Credentials {
+    /// Whether they can be read. Asks no registry, and runs no helper.
+    pub fn check(&self) -> Result<(), CredentialError> {
+        CredentialStore::new(self).map(drop)
+    }
+}
+
 impl Default for Credentials {
     fn default() -> Credentials {
         Credentials::DockerConfig(None)
@@ -292,7 +299,7 @@ mod tests {
     #[test]
     fn a_secret_that_is_not_json_is_refused_without_showing_it() {
         let credentials = Credentials::DockerConfigJson(vec!["hunter2".to_owned()]);
-        let error = CredentialStore::new(&credentials).unwrap_err().to_string();
+        let error = credentials.check().unwrap_err().to_string();
         assert!(
             error.contains("the pull secret") && !error.contains("hunter2"),
             "{error}"

@@ -216,6 +216,14 @@ impl RequestError {
         }
     }
 
+    /// Whether the registry said no to the credentials.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            RequestError::Unauthorized { .. } | RequestError::Forbidden { .. }
+        )
+    }
+
     /// The word for a condition or event.
     pub fn reason(&self) -> &'static str {
         match self {

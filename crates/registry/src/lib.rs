@@ -35,6 +35,7 @@ mod options;
 mod platform;
 mod push;
 mod reference;
+mod renewal;
 mod resolve;
 mod retry;
 mod source;

@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::http::{TransportError, authority, innermost};
 use crate::reference::Repository;
+use crate::renewal::Clients;
 use crate::retry::Backoff;
 
 /// After this many bytes a transfer has earned a new set of tries: a long blob over a bad line still arrives, and a
@@ -128,17 +129,17 @@ impl Transfer {
 
     fn read_timeout(&self) -> Duration {
         match &self.source.inner.place {
-            Place::Registry(client, _) => client.inner.http.read_timeout,
+            Place::Registry(clients, _) => clients.current().inner.http.read_timeout,
             Place::Layout(_) => Duration::MAX,
         }
     }
 
     /// Asks for the bytes from `next` on, and checks that it is these that come.
     async fn open(&mut self) -> Result<Body, FetchError> {
-        let Place::Registry(client, repository) = &self.source.inner.place else {
+        let Place::Registry(clients, repository) = &self.source.inner.place else {
             unreachable!("layouts are read by layout.rs");
         };
-        let response = self.request(&client.clone(), &repository.clone()).await?;
+        let (client, response) = self.request_accepted(clients, repository).await?;
         let length = header(&response, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         match response.status() {
             StatusCode::OK => {
@@ -200,6 +201,36 @@ impl Transfer {
         self.next..self.end.unwrap_or(u64::MAX)
     }
 
+    /// Sends the request with the newest credentials; when they are refused, with those that were good last.
+    async fn request_accepted(
+        &self,
+        clients: &Clients,
+        repository: &Repository,
+    ) -> Result<(Client, Response), FetchError> {
+        let mut client = clients.current();
+        let mut answer = self.request(&client, repository).await;
+        if let Err(FetchError::Request(error)) = &answer
+            && error.is_refusal()
+            && let Some(other) = clients.instead_of(&client)
+        {
+            tracing::warn!(%error, "refused; trying the other credentials");
+            let second = self.request(&other, repository).await;
+            if !is_refusal(&second) {
+                (client, answer) = (other, second);
+            }
+        }
+        match answer {
+            Ok(response) => {
+                if response.status().is_success() {
+                    clients.accepted(&client);
+                }
+                Ok((client, response))
+            }
+            Err(FetchError::Request(error)) if error.is_refusal() => Err(clients.refused(error)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends the request: to where the blob was redirected last time, else to the registry.
     async fn request(
         &self,
@@ -238,6 +269,10 @@ impl Transfer {
         }
         Ok(answer.response)
     }
+}
+
+fn is_refusal(answer: &Result<Response, FetchError>) -> bool {
+    matches!(answer, Err(FetchError::Request(error)) if error.is_refusal())
 }
 
 async fn next_chunk(response: &mut Response, patience: Duration) -> Result<Option<Bytes>, String> {

@@ -45,6 +45,12 @@ impl TestRegistry {
         })
     }
 
+    /// From now on a registry of [`TestRegistry::start_with_auth`] takes this password instead of the one it took.
+    pub fn change_password(&self, username: &str, password: &str) -> Result<()> {
+        // The registry looks at the file's time at every request.
+        write_password(self.dir.path(), username, password)
+    }
+
     /// `127.0.0.1:PORT`, as it stands in references.
     pub fn address(&self) -> &str {
         &self.address
@@ -116,9 +122,7 @@ impl Setup<'_> {
             "http": { "addr": "127.0.0.1:0" },
         });
         if let Some((username, password)) = self.auth {
-            // The registry takes bcrypt only; 4 is the cheapest cost there is.
-            let line = format!("{username}:{}\n", bcrypt::hash(password, 4)?);
-            std::fs::write(dir.join("htpasswd"), line)?;
+            write_password(dir, username, password)?;
             json["auth"] = serde_json::json!({ "htpasswd": { "realm": "test", "path": dir.join("htpasswd") } });
         }
         if !self.tls {
@@ -132,6 +136,15 @@ impl Setup<'_> {
         json["http"]["tls"] = serde_json::json!({ "certificate": certificate, "key": key });
         Ok((json, Some(certificate)))
     }
+}
+
+fn write_password(dir: &Path, username: &str, password: &str) -> Result<()> {
+    // The registry takes bcrypt only; 4 is the cheapest cost there is.
+    let line = format!("{username}:{}\n", bcrypt::hash(password, 4)?);
+    let new = dir.join("htpasswd.new");
+    std::fs::write(&new, line)?;
+    // Never half a file.
+    Ok(std::fs::rename(new, dir.join("htpasswd"))?)
 }
 
 /// Waits for the log line that names the address; goes on reading afterwards, so that the registry never blocks on a

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "not every test uses everything")]
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,12 @@ use clip_csi_node::csi::v1::{
     NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
 };
 use clip_csi_node::mountinfo::{self, Mount};
+use clip_engine::SpanLimits;
 use clip_engine::{IndexOptions, Quiet, index_image};
 use clip_registry::{
     Client, ClientOptions, Credentials, Descriptor, OCI_MANIFEST, Platform, Repository,
 };
+use clip_testkit::proxy::Proxy;
 use clip_testkit::registry::TestRegistry;
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -38,7 +41,10 @@ pub const IMAGE: &str = "data";
 pub struct Scene {
     /// Everything on disk.
     pub dir: tempfile::TempDir,
-    registry: TestRegistry,
+    /// Where its image is.
+    pub registry: TestRegistry,
+    /// What stands before the registry; the node knows its address only.
+    pub proxy: Proxy,
     runtime: tokio::runtime::Runtime,
     node: Option<Child>,
 }
@@ -48,6 +54,21 @@ impl Scene {
     ///
     /// Mounts are made in a namespace of this thread and its children, and vanish with them.
     pub fn new() -> Scene {
+        Scene::before(TestRegistry::start().unwrap(), Credentials::Anonymous)
+    }
+
+    /// The same with a registry that wants user name and password. The image has [`part`]s that can be read each for
+    /// itself.
+    pub fn private(username: &str, password: &str) -> Scene {
+        let credentials = Credentials::Basic {
+            username: username.into(),
+            password: password.into(),
+        };
+        let registry = TestRegistry::start_with_auth(username, password).unwrap();
+        Scene::before(registry, credentials)
+    }
+
+    fn before(registry: TestRegistry, credentials: Credentials) -> Scene {
         unshare(CloneFlags::CLONE_NEWNS).expect("tests of mounts need root");
         mount_change(
             "/",
@@ -61,7 +82,7 @@ impl Scene {
         for folder in ["kubelet", "archives", "volumes"] {
             std::fs::create_dir(dir.path().join(folder)).unwrap();
         }
-        let registry = TestRegistry::start().unwrap();
+        let proxy = Proxy::before(registry.address()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -69,10 +90,11 @@ impl Scene {
         let scene = Scene {
             dir,
             registry,
+            proxy,
             runtime,
             node: None,
         };
-        scene.run(scene.make_archive(IMAGE));
+        scene.run(scene.make_archive(IMAGE, credentials));
         scene
     }
 
@@ -109,11 +131,19 @@ impl Scene {
                 self.path("archives").display()
             ))
             .stdin(Stdio::null())
+            .stderr(self.log())
             .spawn()
             .unwrap();
         self.node = Some(node);
         let probe = || async { self.identity().await?.probe(ProbeRequest {}).await };
         self.wait_until("the plugin answers", || self.run(probe()).is_ok());
+    }
+
+    /// Its log, which a test that fails shows.
+    fn log(&self) -> File {
+        let mut log = File::options();
+        let log = log.create(true).append(true);
+        log.open(self.path("log")).unwrap()
     }
 
     /// The plugin's process id.
@@ -186,8 +216,30 @@ impl Scene {
 
     /// Publishes the image at `target`.
     pub fn publish(&self, target: &Path, attributes: &[(&str, &str)]) -> Result<(), Status> {
+        self.send_publish(publish_request(target, attributes))
+    }
+
+    /// The same with a pull secret for the scene's registry.
+    pub fn publish_with(
+        &self,
+        target: &Path,
+        username: &str,
+        password: &str,
+    ) -> Result<(), Status> {
+        let login = serde_json::json!({"username": username, "password": password});
+        let config = serde_json::json!({"auths": {self.proxy.address(): login}});
+        self.publish_with_secret(target, config.to_string())
+    }
+
+    /// The same with a pull secret of any content.
+    pub fn publish_with_secret(&self, target: &Path, content: String) -> Result<(), Status> {
+        let mut request = publish_request(target, &[("clipImage", IMAGE)]);
+        request.secrets.insert(".dockerconfigjson".into(), content);
+        self.send_publish(request)
+    }
+
+    fn send_publish(&self, request: NodePublishVolumeRequest) -> Result<(), Status> {
         self.run(async {
-            let request = publish_request(target, attributes);
             self.node()
                 .await?
                 .node_publish_volume(request)
@@ -209,6 +261,11 @@ impl Scene {
                 .await
                 .map(drop)
         })
+    }
+
+    /// All that the plugin logged so far.
+    pub fn read_log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     /// Mounts of ours in this scene, in order.
@@ -238,18 +295,26 @@ impl Scene {
     }
 
     /// Pushes an image with a few files and writes its archive to `archives/NAME.clip`.
-    async fn make_archive(&self, name: &str) {
+    async fn make_archive(&self, name: &str, credentials: Credentials) {
         let client = ClientOptions {
-            credentials: Credentials::Anonymous,
+            credentials,
             ..ClientOptions::default()
         };
         let client = Client::new(client).unwrap();
         let repository = Repository::new(self.registry.address(), name).unwrap();
         push_image(&client, &repository).await;
-        let source = format!("{}/{name}:1", self.registry.address())
+        let source = format!("{}/{name}:1", self.proxy.address())
             .parse()
             .unwrap();
-        let indexed = index_image(&client, &source, &IndexOptions::default(), Arc::new(Quiet))
+        let options = IndexOptions {
+            // So that each part of the image has spans of its own.
+            span_limits: SpanLimits {
+                tar: 64 << 10,
+                blob: 64 << 10,
+            },
+            ..IndexOptions::default()
+        };
+        let indexed = index_image(&client, &source, &options, Arc::new(Quiet))
             .await
             .unwrap();
         std::fs::write(self.path(&format!("archives/{name}.clip")), indexed.archive).unwrap();
@@ -258,6 +323,9 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprint!("{}", self.read_log());
+        }
         if let Some(mut node) = self.node.take() {
             let _ = node.kill();
             let _ = node.wait();
@@ -331,12 +399,16 @@ async fn push_image(client: &Client, repository: &Repository) {
         .unwrap();
 }
 
-/// `etc/greeting`, `usr/lib/big` (1 MiB) and `escape`, a link to `/etc`.
+/// `etc/greeting`, `usr/lib/big` (1 MiB), `escape`, a link to `/etc`, and `srv/0` to `srv/7`, the [`part`]s.
 fn layer() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::create_dir_all(path("etc")).unwrap();
     std::fs::create_dir_all(path("usr/lib")).unwrap();
+    std::fs::create_dir(path("srv")).unwrap();
+    for number in 0..8 {
+        std::fs::write(path(&format!("srv/{number}")), part(number)).unwrap();
+    }
     std::fs::write(path("etc/greeting"), "hello\n").unwrap();
     std::fs::write(path("usr/lib/big"), big()).unwrap();
     std::os::unix::fs::symlink("/etc", path("escape")).unwrap();
@@ -358,8 +430,17 @@ fn layer() -> Vec<u8> {
 
 /// The content of `usr/lib/big`.
 pub fn big() -> Vec<u8> {
-    (0..1u32 << 18)
-        .flat_map(|number| number.wrapping_mul(2654435761).to_le_bytes())
+    noise(0, 1 << 18)
+}
+
+/// The content of `srv/NUMBER`, 512 KiB.
+pub fn part(number: u32) -> Vec<u8> {
+    noise(1 + number, 1 << 17)
+}
+
+fn noise(seed: u32, words: u32) -> Vec<u8> {
+    (0..words)
+        .flat_map(|number| (number ^ seed << 20).wrapping_mul(2654435761).to_le_bytes())
         .collect()
 }
 

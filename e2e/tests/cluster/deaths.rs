@@ -1,4 +1,5 @@
-//! What pods, kubelet and mount table look like after a death in the node plugin: nothing hangs, nothing leaks.
+//! kill -9 of every process of ours: waiting, or starting a container again, is all that is needed. Afterwards pods,
+//! kubelet and mount table are as they should be: nothing hangs, nothing leaks.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +13,51 @@ use crate::node::{self, kill, mount_of, nothing_leaks, process, uid};
 const WATCH: &str = "n=0; while :; do n=$((n + 1)); ls /image/etc/nobody-$n 2>/tmp/why; \
     grep -q 'No such file' /tmp/why && echo alive || cat /tmp/why; sleep 0.3; done";
 
+/// Reads a file that nobody read before at each turn, and ends when a read fails.
+const READ_ALL: &str = "find /image/usr/share /image/usr/lib -type f | while read -r file; do \
+    cat \"$file\" >/dev/null || exit 1; echo alive; sleep 0.1; done";
+
+#[test]
+fn s11_a_killed_job_is_tried_again() {
+    let ns = Namespace::new("kill-job");
+    ns.clip_image(
+        "big",
+        json!({"image": format!("{REGISTRY}/demo/big-gzip:1")}),
+    );
+    kill(&process("clip index "));
+    ns.wait_ready("big");
+}
+
+#[test]
+fn s11_a_killed_operator_goes_on_where_it_was() {
+    let ns = Namespace::new("kill-operator");
+    ns.clip_image(
+        "debian",
+        json!({"image": format!("{REGISTRY}/demo/debian-min:1")}),
+    );
+    kill(&process("clip-operator --listen"));
+    ns.wait_ready("debian");
+}
+
+#[test]
+fn s11_a_container_that_ends_with_the_death_of_clip_serve_is_started_again_and_reads() {
+    let ns = reading("kill-serve", READ_ALL);
+    kill(&process("/usr/bin/clip-serve "));
+    // Nobody but kubelet starts it again, on the mended mount.
+    eventually("the container was started again and reads", || {
+        let restarts = restarts(&get_pod(&ns, "reader"));
+        let log = ns.kubectl(&["logs", "reader"])?;
+        match restarts > Some(0) && log.contains("alive") {
+            true => Ok(()),
+            false => Err(format!("restarts {restarts:?}: {log}")),
+        }
+    });
+    nothing_stays(ns);
+}
+
 #[test]
 fn s11_after_the_death_of_clip_serve_a_running_container_is_told_and_its_successor_reads() {
-    let ns = reading("dead-serve");
+    let ns = reading("dead-serve", WATCH);
     let server = process("/usr/bin/clip-serve ");
     kill(&server);
     // The keeper that makes this seamless is to come: until then the mount is dead for who holds it.
@@ -27,7 +70,7 @@ fn s11_after_the_death_of_clip_serve_a_running_container_is_told_and_its_success
 
 #[test]
 fn s11_after_the_death_of_clip_csi_node_a_running_container_is_told_and_its_successor_reads() {
-    let ns = reading("dead-node");
+    let ns = reading("dead-node", WATCH);
     let (plugin, server) = (
         process("clip-csi-node --kubelet-dir"),
         process("/usr/bin/clip-serve "),
@@ -49,7 +92,7 @@ fn s11_after_the_death_of_clip_csi_node_a_running_container_is_told_and_its_succ
 
 #[test]
 fn s11_a_replaced_node_plugin_takes_up_what_the_last_one_left() {
-    let ns = reading("replaced");
+    let ns = reading("replaced", WATCH);
     let delete = [
         "-n",
         "clip-system",
@@ -83,7 +126,7 @@ fn s11_a_replaced_node_plugin_takes_up_what_the_last_one_left() {
 
 #[test]
 fn s11_a_pod_whose_server_died_can_be_deleted_at_once() {
-    let ns = reading("delete-dead");
+    let ns = reading("delete-dead", WATCH);
     let pod = get_pod(&ns, "reader");
     kill(&process("clip-csi-node --kubelet-dir"));
     ns.kubectl(&["delete", "pod", "reader", "--timeout=60s"])
@@ -95,9 +138,9 @@ fn s11_a_pod_whose_server_died_can_be_deleted_at_once() {
     nothing_stays(ns);
 }
 
-/// A namespace with ClipImage `app` and a pod `reader` that reads it. The node plugin is a fresh one: kubelet makes a
+/// A namespace with ClipImage `app` and a pod `reader` that reads it with `script`. The node plugin is a fresh one: kubelet makes a
 /// container that died several times wait longer each time.
-fn reading(story: &str) -> Namespace {
+fn reading(story: &str, script: &str) -> Namespace {
     fresh_node_plugin();
     let ns = Namespace::new(story);
     ns.clip_image(
@@ -105,7 +148,7 @@ fn reading(story: &str) -> Namespace {
         json!({"image": format!("{REGISTRY}/demo/debian-min:1")}),
     );
     ns.wait_ready("app");
-    ns.pod("reader", json!({"clipImage": "app"}), WATCH);
+    ns.pod("reader", json!({"clipImage": "app"}), script);
     ns.wait_log("reader", "alive");
     ns
 }
@@ -159,18 +202,21 @@ fn a_new_pod_starts_soon(ns: &Namespace) {
 
 /// Ends the reader's container; kubelet starts another in the same pod, with the volume as it is now.
 fn restart_container(ns: &Namespace) {
-    let count = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
-    let before = count(&get_pod(ns, "reader"));
+    let before = restarts(&get_pod(ns, "reader"));
     let id = get_pod(ns, "reader")["status"]["containerStatuses"][0]["containerID"].clone();
     let id = id.as_str().unwrap().replace("containerd://", "");
     node::kill_container(&id);
     eventually("the container was started again", || {
         let pod = get_pod(ns, "reader");
-        match count(&pod) > before && pod["status"]["containerStatuses"][0]["ready"] == true {
+        match restarts(&pod) > before && pod["status"]["containerStatuses"][0]["ready"] == true {
             true => Ok(()),
             false => Err(format!("{:#}", pod["status"])),
         }
     });
+}
+
+fn restarts(pod: &Value) -> Option<u64> {
+    pod["status"]["containerStatuses"][0]["restartCount"].as_u64()
 }
 
 fn get_pod(ns: &Namespace, name: &str) -> Value {

@@ -229,18 +229,6 @@ pub fn clip_mounts() -> Vec<String> {
         .collect()
 }
 
-/// Pids inside the node whose command line begins with `command`.
-pub fn pids(command: &str) -> Vec<String> {
-    let script = format!(
-        "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^{command}' && echo ${{p#/proc/}}; done; true"
-    );
-    node(&["sh", "-c", &script])
-        .unwrap()
-        .lines()
-        .map(str::to_owned)
-        .collect()
-}
-
 /// The repository.
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -6,7 +6,6 @@ mod chart;
 mod deaths;
 mod errors;
 mod judge;
-mod kills;
 mod kube;
 mod node;
 mod pending;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::body::to_bytes;
-use clip_archive::{ArchiveWriter, RuntimeDirs, write::ImageInfo};
+use clip_archive::{ArchiveWriter, LayerSection, RuntimeDirs, write::ImageInfo};
 use clip_crds::{ClipImage, ClipImageSpec};
 use clip_telemetry::metrics::Metrics;
 use http::{Method, Request};
@@ -21,6 +21,8 @@ use crate::{
     controller::{Wakes, waker},
     identity::job_name,
 };
+
+mod memory;
 
 const UPLOAD: &str = "/v1/namespaces/team-a/clipimages/alpine/archive?uid=u1";
 
@@ -186,6 +188,13 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(Limits {
+            archive_bytes: 10_000,
+            decoded_bytes: 1 << 20,
+        })
+    }
+
+    fn with(limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let store = Store::open(dir.path()).expect("opened");
         let apiserver = Apiserver::new();
@@ -197,7 +206,7 @@ impl Bench {
         let measures = Measures::new(&mut Metrics::default());
         let access = Access::new(apiserver.client(), node);
         let platform = "linux/amd64".to_owned();
-        let service = ArchiveService::new(access, store.clone(), waker, measures, 10_000, platform);
+        let service = ArchiveService::new(access, store.clone(), waker, measures, limits, platform);
         Self {
             apiserver,
             service: Arc::new(service),
@@ -212,13 +221,13 @@ impl Bench {
         method: Method,
         path: &str,
         token: Option<&str>,
-        body: Vec<u8>,
+        body: impl Into<Body>,
     ) -> (u16, Vec<u8>) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let request = request.body(Body::from(body)).expect("a request");
+        let request = request.body(body.into()).expect("a request");
         let response = self
             .service
             .clone()
@@ -236,7 +245,7 @@ impl Bench {
         )
     }
 
-    async fn put(&self, path: &str, token: Option<&str>, body: Vec<u8>) -> (u16, Value) {
+    async fn put(&self, path: &str, token: Option<&str>, body: impl Into<Body>) -> (u16, Value) {
         let (code, answer) = self.send(Method::PUT, path, token, body).await;
         (code, serde_json::from_slice(&answer).expect("JSON"))
     }
@@ -247,7 +256,15 @@ impl Bench {
 }
 
 fn archive() -> Vec<u8> {
-    ArchiveWriter::new().finish(ImageInfo {
+    archive_of(&[])
+}
+
+fn archive_of(layers: &[LayerSection]) -> Vec<u8> {
+    let mut writer = ArchiveWriter::new();
+    for layer in layers {
+        writer.add_layer(layer);
+    }
+    writer.finish(ImageInfo {
         registry: "docker.io".into(),
         repository: "library/alpine".into(),
         tag: Some("3.20".into()),

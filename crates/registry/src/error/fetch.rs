@@ -12,6 +12,9 @@ pub enum FetchError {
     /// The registry gave no useful answer.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// The registry refused, but credentials were announced that have not come yet.
+    #[error("{0} (the credentials are still to come)")]
+    CredentialsToCome(RequestError),
     /// The blob is gone.
     #[error("{repository} has no blob {digest}: the image was deleted or its registry cleaned up")]
     NotFound {
@@ -93,7 +96,9 @@ impl FetchError {
     pub fn is_permanent(&self) -> bool {
         match self {
             FetchError::Request(error) => error.is_permanent(),
-            FetchError::Interrupted { .. } | FetchError::WrongRange { .. } => false,
+            FetchError::CredentialsToCome(_)
+            | FetchError::Interrupted { .. }
+            | FetchError::WrongRange { .. } => false,
             FetchError::File { cause, .. } => cause.kind() == std::io::ErrorKind::PermissionDenied,
             _ => true,
         }
@@ -102,7 +107,7 @@ impl FetchError {
     /// The word for a condition or event.
     pub fn reason(&self) -> &'static str {
         match self {
-            FetchError::Request(error) => error.reason(),
+            FetchError::Request(error) | FetchError::CredentialsToCome(error) => error.reason(),
             FetchError::NotFound { .. } => "BlobNotFound",
             FetchError::DigestMismatch { .. } | FetchError::OutOfRange { .. } => "DigestMismatch",
             FetchError::Interrupted { .. } | FetchError::WrongRange { .. } => "RegistryUnreachable",

@@ -6,18 +6,21 @@
 
 mod served;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use clip_csi_node::wire::{self, Command, Outcome, Refusal, Reply, Request};
+use clip_csi_node::wire::{
+    self, Command, Login, Outcome, Reason, Refusal, Reply, Request, Secret, Summary,
+};
 use clip_engine::{Node, NodeOptions};
-use clip_registry::{ClientOptions, Credentials, PlainHttp};
+use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -80,7 +83,12 @@ fn run(args: Args) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let node = Node::new(node_options(args), runtime.handle().clone())?;
-    answer_requests(&Arc::new(control), &Arc::new(node))
+    let server = Server {
+        control,
+        node,
+        served: Mutex::default(),
+    };
+    answer_requests(&Arc::new(server))
 }
 
 fn node_options(args: Args) -> NodeOptions {
@@ -101,56 +109,103 @@ fn node_options(args: Args) -> NodeOptions {
     }
 }
 
+/// What the threads of this process share.
+#[derive(Debug)]
+struct Server {
+    control: OwnedFd,
+    node: Node,
+    /// By the archive's digest: of several connections for one archive (an aborted one may still be ending) the latest.
+    served: Mutex<HashMap<Digest, Arc<Served>>>,
+}
+
 /// Takes requests until control is gone. Each is worked on by a thread of its own, so that opening a large archive holds
 /// up no other.
-fn answer_requests(control: &Arc<OwnedFd>, node: &Arc<Node>) -> anyhow::Result<()> {
+fn answer_requests(server: &Arc<Server>) -> anyhow::Result<()> {
     while let Some((json, descriptor)) =
-        wire::receive(control).context("control's socket failed")?
+        wire::receive(&server.control).context("control's socket failed")?
     {
         let request: Request =
             serde_json::from_slice(&json).context("control sent what is no request")?;
-        let (control, node) = (control.clone(), node.clone());
+        let server = server.clone();
         std::thread::Builder::new()
             .name(format!("request-{}", request.id))
-            .spawn(move || answer(&control, &node, request, descriptor))
+            .spawn(move || server.answer(request, descriptor))
             .context("cannot start a thread for a request")?;
     }
     tracing::info!("control is gone");
     Ok(())
 }
 
-fn answer(control: &OwnedFd, node: &Node, request: Request, descriptor: Option<OwnedFd>) {
-    let Request {
-        id,
-        command:
+impl Server {
+    fn answer(&self, request: Request, descriptor: Option<OwnedFd>) {
+        let id = request.id;
+        match request.command {
             Command::Serve {
                 archive,
                 archive_digest,
+                login,
+            } => self.serve(id, &archive, archive_digest, login, descriptor),
+            Command::RenewCredentials {
+                archive_digest,
                 docker_config_json,
-            },
-    } = request;
-    match Served::start(
-        node,
-        &archive,
-        archive_digest,
-        docker_config_json,
-        descriptor,
-    ) {
-        Ok(served) => {
-            reply(control, id, Outcome::Ok(served.summary()));
-            served.wait();
+            } => self.reply(id, self.renew(&archive_digest, docker_config_json)),
         }
-        Err(refusal) => reply(control, id, Outcome::Error(refusal)),
     }
-}
 
-fn reply(control: &OwnedFd, id: u64, outcome: Outcome) {
-    if let Outcome::Error(Refusal { reason, message }) = &outcome {
-        tracing::error!(?reason, message, "request refused");
+    /// Answers when the tree can be read, and returns when it is unmounted everywhere.
+    fn serve(
+        &self,
+        id: u64,
+        archive: &Path,
+        digest: Digest,
+        login: Login,
+        descriptor: Option<OwnedFd>,
+    ) {
+        let started = Served::start(&self.node, archive, digest.clone(), login, descriptor);
+        let (served, session) = match started {
+            Ok(started) => started,
+            Err(refusal) => return self.reply(id, Err(refusal)),
+        };
+        let served = Arc::new(served);
+        self.served().insert(digest.clone(), served.clone());
+        self.reply(id, Ok(served.summary()));
+        served.wait(session);
+        let mut all = self.served();
+        if all
+            .get(&digest)
+            .is_some_and(|latest| Arc::ptr_eq(latest, &served))
+        {
+            all.remove(&digest);
+        }
     }
-    let reply = serde_json::to_vec(&Reply { id, outcome }).expect("plain data becomes JSON");
-    if let Err(error) = wire::send(control, &reply) {
-        // Control is gone; the main thread sees that too.
-        tracing::warn!(%error, "cannot answer control");
+
+    fn renew(&self, archive: &Digest, docker_config: Secret) -> Result<Summary, Refusal> {
+        let served = self.served().get(archive).cloned();
+        let served = served.ok_or_else(|| Refusal {
+            reason: Reason::NotServed,
+            message: format!("archive {archive} is not served"),
+        })?;
+        served.renew_credentials(docker_config)?;
+        Ok(served.summary())
+    }
+
+    fn reply(&self, id: u64, result: Result<Summary, Refusal>) {
+        let outcome = match result {
+            Ok(summary) => Outcome::Ok(summary),
+            Err(refusal) => {
+                let Refusal { reason, message } = &refusal;
+                tracing::error!(?reason, message, "request refused");
+                Outcome::Error(refusal)
+            }
+        };
+        let reply = serde_json::to_vec(&Reply { id, outcome }).expect("plain data becomes JSON");
+        if let Err(error) = wire::send(&self.control, &reply) {
+            // Control is gone; the main thread sees that too.
+            tracing::warn!(%error, "cannot answer control");
+        }
+    }
+
+    fn served(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Served>>> {
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use clip_csi_node::wire::{Reason, Refusal, Secret, Summary};
+use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Summary};
 use clip_engine::{Layout, Node, OpenImageError, OpenedImage, Session};
 use clip_registry::{ClientError, Credentials, Digest};
 
@@ -13,7 +13,6 @@ use clip_registry::{ClientError, Credentials, Digest};
 pub struct Served {
     digest: Digest,
     image: OpenedImage,
-    session: Session,
 }
 
 impl Served {
@@ -22,18 +21,24 @@ impl Served {
         node: &Node,
         archive: &Path,
         digest: Digest,
-        docker_config: Option<Secret>,
+        login: Login,
         connection: Option<OwnedFd>,
-    ) -> Result<Served, Refusal> {
+    ) -> Result<(Served, Session), Refusal> {
         let internal = |message: String| Refusal {
             reason: Reason::Internal,
             message,
         };
         let connection =
             connection.ok_or_else(|| internal("control sent no FUSE descriptor".to_owned()))?;
-        let credentials =
-            docker_config.map(|Secret(config)| Credentials::DockerConfigJson(vec![config]));
+        let awaits_credentials = login == Login::ToCome;
+        let credentials = match login {
+            Login::Anonymous | Login::ToCome => None,
+            Login::DockerConfigJson(secret) => Some(credentials(secret)),
+        };
         let image = node.open_image(archive, credentials).map_err(refusal)?;
+        if awaits_credentials {
+            image.expect_credentials();
+        }
         let session = node
             .serve(image.fs.clone(), connection, Layout::TreeAndBlobs)
             .map_err(|error| {
@@ -42,11 +47,15 @@ impl Served {
                 ))
             })?;
         tracing::info!(archive = %digest, image = image.fs.info().name, "serving");
-        Ok(Served {
-            digest,
-            image,
-            session,
-        })
+        Ok((Served { digest, image }, session))
+    }
+
+    /// Fetches with other credentials from now on.
+    pub fn renew_credentials(&self, docker_config: Secret) -> Result<(), Refusal> {
+        let renewed = self.image.renew_credentials(&credentials(docker_config));
+        renewed.map_err(refusal)?;
+        tracing::info!(archive = %self.digest, "credentials renewed");
+        Ok(())
     }
 
     /// The image's size.
@@ -58,19 +67,19 @@ impl Served {
     }
 
     /// Waits until the image is unmounted everywhere.
-    pub fn wait(self) {
-        let Served {
-            digest: archive,
-            image,
-            session,
-        } = self;
+    pub fn wait(&self, session: Session) {
+        let archive = &self.digest;
         let outcome = session.join();
-        let fetched = image.fetched();
+        let fetched = self.image.fetched();
         match outcome {
             Ok(()) => tracing::info!(%archive, fetched.bytes, fetched.requests, "unmounted"),
             Err(error) => tracing::warn!(%archive, %error, "the connection ended with an error"),
         }
     }
+}
+
+fn credentials(Secret(docker_config): Secret) -> Credentials {
+    Credentials::DockerConfigJson(vec![docker_config])
 }
 
 fn refusal(error: OpenImageError) -> Refusal {
