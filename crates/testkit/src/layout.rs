@@ -1,12 +1,12 @@
 //! OCI image layouts on disk, made of a test's own layers: consistent, or wrong where the test wants them wrong.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+use crate::kinds::pipe;
 
 /// A layer before it is compressed.
 pub struct Layer(tar::Builder<Vec<u8>>);
@@ -142,17 +142,5 @@ fn add_blob(dir: &Path, content: &[u8], media_type: &str) -> Result<Value> {
 }
 
 fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    let mut gzip = Command::new("gzip")
-        .args(["-n", "-6"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start gzip")?;
-    let mut stdin = gzip.stdin.take().context("stdin was piped")?;
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(content));
-        let output = gzip.wait_with_output()?;
-        ensure!(output.status.success(), "gzip failed");
-        Ok(output.stdout)
-    })
+    pipe(&["gzip", "-n", "-6"], content)
 }
