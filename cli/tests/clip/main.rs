@@ -6,6 +6,7 @@ mod containers;
 mod differential;
 mod errors;
 mod kills;
+mod kinds;
 mod reads;
 mod scene;
 mod sharing;

@@ -26,7 +26,7 @@ fn an_uncompressed_layer_decodes_span_by_span() {
 }
 
 fn check_all(format: Format) {
-    let tar = sample_tar("top");
+    let tar = sample_tar("top", 7);
     for kind in KINDS.iter().filter(|kind| kind.format == format) {
         let blob = kind.compress(&tar).unwrap();
         let expected = kind.format.decode(&blob).unwrap();
@@ -90,7 +90,7 @@ fn empty_layers_of_every_format_have_no_spans() {
 
 #[test]
 fn the_table_of_contents_behind_a_zstd_chunked_layer_belongs_to_no_span() {
-    let tar = sample_tar("top");
+    let tar = sample_tar("top", 7);
     let kind = KINDS
         .iter()
         .find(|kind| kind.name == "zstd-chunked")
@@ -116,7 +116,7 @@ fn skippable_tail(blob: &[u8]) -> usize {
 
 #[test]
 fn a_zstd_window_of_128_mib_is_accepted_and_a_larger_one_refused_by_its_size() {
-    let blob = pipe(&["zstd", "-cq", "--long=27"], &sample_tar("top")).unwrap();
+    let blob = pipe(&["zstd", "-cq", "--long=27"], &sample_tar("top", 7)).unwrap();
     assert_eq!(blob[4] & 0x20, 0, "the frame has a window descriptor");
     for (log, accepted) in [(27, true), (28, false), (31, false)] {
         let mut blob = blob.clone();
@@ -140,7 +140,7 @@ fn a_zstd_window_of_128_mib_is_accepted_and_a_larger_one_refused_by_its_size() {
 
 #[test]
 fn what_follows_the_last_gzip_member_must_be_zeros() {
-    let tar = sample_tar("top");
+    let tar = sample_tar("top", 7);
     let member = pipe(&["gzip", "-nc"], &tar).unwrap();
     for tail in [&b"garbage"[..], &[0x1f], &[0x1f, 0x8b, 8], &[0, 0, 7]] {
         let blob = [&member, tail].concat();

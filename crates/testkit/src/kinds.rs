@@ -189,9 +189,9 @@ pub const KINDS: &[Kind] = &[
     },
 ];
 
-/// A tar of 7 MiB below `top`: text, noise, zeros, many small files, one without content.
-pub fn sample_tar(top: &str) -> Vec<u8> {
-    sample_files(top)
+/// A tar of the files of [`sample_files`].
+pub fn sample_tar(top: &str, scale: usize) -> Vec<u8> {
+    sample_files(top, scale)
         .into_iter()
         .fold(Layer::new(), |layer, (path, content)| {
             layer.file(&path, content)
@@ -199,16 +199,16 @@ pub fn sample_tar(top: &str) -> Vec<u8> {
         .tar()
 }
 
-/// Paths and contents of [`sample_tar`].
-pub fn sample_files(top: &str) -> Vec<(String, Vec<u8>)> {
+/// Files below `top`, about `scale` MB: text, noise, zeros, many small files, one without content. Paths and contents.
+pub fn sample_files(top: &str, scale: usize) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![
-        (format!("{top}/text"), text(3_000_001, 1)),
-        (format!("{top}/noise"), noise(1_000_000, 2)),
-        (format!("{top}/zeros"), vec![0; 2 << 20]),
+        (format!("{top}/text"), text(450_001 * scale, 1)),
+        (format!("{top}/noise"), noise(150_000 * scale, 2)),
+        (format!("{top}/zeros"), vec![0; 300_000 * scale]),
         (format!("{top}/empty"), vec![]),
     ];
-    files.extend((0..200).map(|n| (format!("{top}/small/{n}"), text(n * 37, n as u64))));
-    files.push((format!("{top}/last"), text(400_003, 3)));
+    files.extend((0..20 * scale).map(|n| (format!("{top}/small/{n}"), text(n * 37, n as u64))));
+    files.push((format!("{top}/last"), text(50_003 * scale, 3)));
     files
 }
 
