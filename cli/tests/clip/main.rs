@@ -2,6 +2,7 @@
 //! that they check (S1 to S9).
 
 mod archive;
+mod artifacts;
 mod containers;
 mod differential;
 mod errors;
