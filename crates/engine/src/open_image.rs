@@ -193,10 +193,12 @@ impl Node {
             Some(credentials) => self.client.with_credentials(&credentials)?,
             None => self.client.clone(),
         };
-        Ok(BlobSource::open(
+        let head = archive.head();
+        Ok(BlobSource::open_image(
             &client,
-            &archive.head().registry,
-            &archive.head().repository,
+            &head.registry,
+            &head.repository,
+            clip_registry::Digest::from_sha256(*head.manifest_digest.as_bytes()),
         )?)
     }
 

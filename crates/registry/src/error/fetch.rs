@@ -23,6 +23,22 @@ pub enum FetchError {
         /// The blob.
         digest: Digest,
     },
+    /// A foreign layer that the registry does not store is not to be had where its manifest says it is.
+    #[error(
+        "{repository} has no blob {digest}, and {address}, where its manifest says it is, cannot be used: {cause}"
+    )]
+    Foreign {
+        /// Where it was looked for first.
+        repository: String,
+        /// The blob.
+        digest: Digest,
+        /// The address that was tried last.
+        address: String,
+        /// What is wrong with it.
+        cause: String,
+        /// Whether that will be so tomorrow, too.
+        is_permanent: bool,
+    },
     /// The range reaches beyond the blob's end.
     #[error("{repository}: the blob {digest} ends before byte {}: it is not the blob that was indexed", range.end)]
     OutOfRange {
@@ -96,6 +112,7 @@ impl FetchError {
     pub fn is_permanent(&self) -> bool {
         match self {
             FetchError::Request(error) => error.is_permanent(),
+            FetchError::Foreign { is_permanent, .. } => *is_permanent,
             FetchError::CredentialsToCome(_)
             | FetchError::Interrupted { .. }
             | FetchError::WrongRange { .. } => false,
@@ -108,7 +125,7 @@ impl FetchError {
     pub fn reason(&self) -> &'static str {
         match self {
             FetchError::Request(error) | FetchError::CredentialsToCome(error) => error.reason(),
-            FetchError::NotFound { .. } => "BlobNotFound",
+            FetchError::NotFound { .. } | FetchError::Foreign { .. } => "BlobNotFound",
             FetchError::DigestMismatch { .. } | FetchError::OutOfRange { .. } => "DigestMismatch",
             FetchError::Interrupted { .. } | FetchError::WrongRange { .. } => "RegistryUnreachable",
             FetchError::TooLarge { .. } => "InvalidImage",
