@@ -11,6 +11,8 @@
 //! The node never trusts a decoded span by itself: its digest is in the archive.
 
 mod deflate;
+#[doc(hidden)]
+pub mod differential;
 mod gzip;
 mod indexer;
 mod inflate;

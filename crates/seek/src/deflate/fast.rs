@@ -66,8 +66,11 @@ fn decode_anywhere(
         if at >= limit || reader.at > input_limit {
             break 'block Ok(());
         }
-        // SAFETY: `reader.at` is at most `input_limit`.
+        // SAFETY: `reader.at` is at most `input_limit`; what follows begins with its own check.
         unsafe { reader.refill() };
+        if reader.at > input_limit {
+            break 'block Ok(());
+        }
         let mut entry = codes.literal(reader.bits);
         loop {
             // Here and at every `continue`: `at < limit`, `reader.at <= input_limit`, at least 56
