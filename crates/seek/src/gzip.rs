@@ -1,71 +1,115 @@
 //! A gzip layer: one or more members (RFC 1952), each a deflate stream (RFC 1951).
 //!
-//! While the stream is decoded, block borders go by. When the current span is large enough, the
-//! next border becomes a seek point: its bit position is noted and the 32 KiB before it are kept
-//! until the *next* 32 KiB of output are known, because only those can refer into the window.
-//! Then [`used_window`] finds out which bytes of the window they use.
+//! ```text
+//! blob ──► Header ► Inflater ► Trailer ──► decoded bytes ──► sink
+//!                      │ borders, references      │
+//!                      ▼                          ▼ kept while undecided
+//!                   pending ─ 32 KiB later ─► Placement ─ decided ─► SpanCutter
+//!                             sparse window
+//! ```
+//!
+//! Every block border and member start may become a seek point. What its window needs is known 32
+//! KiB of output later, or when the member ends: nothing behind that can refer into it. Then
+//! [`Placement`] weighs it against the others.
 
 use crate::{
     DecodeError,
-    inflate::{Corrupt, Inflate, Step, Stop, Wrapper},
+    deflate::{Corrupt, Inflater, Reference, Stop, UNIT_LEN_MAX},
+    member::{BadMember, Header, Trailer},
+    placement::{Border, Placement},
+    retained::Retained,
     spans::{SpanCutter, SpanLimits, SpanStart},
+    sparse::{self, Marks},
 };
 use clip_archive::{SeekTable, SpanKind, Window, section::WINDOW_LEN};
+use std::collections::VecDeque;
 
-/// Fresh output per round. Large enough that moving the 32 KiB of history costs little, small
-/// enough to stay in the second-level cache together with it.
-const FRESH_LEN: usize = 224 << 10;
-
-/// Decodes a gzip layer and notes seek points.
+/// Decodes a gzip layer and chooses seek points.
 #[derive(Debug)]
 pub struct GzipStream {
-    inflate: Inflate,
-    cutter: SpanCutter,
     state: State,
-    /// `WINDOW_LEN` bytes of history, then fresh output up to `filled`.
-    out: Vec<u8>,
-    filled: usize,
+    inflater: Inflater,
+    retained: Retained,
+    /// Decoded bytes that the sink has.
+    handed_on: u64,
+    checksum: crc32fast::Hasher,
+    /// Decoded bytes before the current member.
+    member_begins: u64,
     /// Compressed bytes consumed.
     at: u64,
-    last_byte: u8,
-    /// Output of the current member: no back-reference reaches before its start.
-    member_len: u64,
-    pending: Option<PendingWindow>,
+    /// The beginning of a unit whose end has not come yet.
+    unfinished: Vec<u8>,
+    pending: VecDeque<Pending>,
+    /// The border that was offered last.
+    offered: Border,
+    placement: Placement<SeekPoint>,
+    cutter: SpanCutter,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     /// At the start of the blob, or behind a member: a member or the end follows.
     BetweenMembers,
-    InMember,
+    Header(Header),
+    Body,
+    Trailer(Trailer),
     /// Behind the last member only zero bytes follow (tar tools pad to tape blocks).
     Padding,
 }
 
-/// A seek point whose window is not known yet.
+/// A border that may become a seek point, and whose window is not known yet.
 #[derive(Debug)]
-struct PendingWindow {
-    index: u32,
-    skip_bits: u8,
-    history: Vec<u8>,
-    /// The blob from the seek point on.
-    blob: Vec<u8>,
-    /// Output since the seek point.
-    tar_len: usize,
+struct Pending {
+    border: Border,
+    start: Start,
+    /// What refers to before this border, up to the next pending one.
+    references: Vec<Reference>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Member,
+    Block { skip_bits: u8 },
+}
+
+/// How a span begins, if it does.
+#[derive(Debug)]
+enum SeekPoint {
+    Member,
+    Block { skip_bits: u8, window: Window },
+}
+
+/// Why a blob is not gzip.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+enum Problem {
+    #[error(transparent)]
+    Member(#[from] BadMember),
+    #[error(transparent)]
+    Deflate(#[from] Corrupt),
+    #[error("something other than a gzip member follows the last one")]
+    Garbage,
 }
 
 impl GzipStream {
     pub fn new(limits: SpanLimits) -> Self {
+        let start = Border {
+            tar: 0,
+            blob: 0,
+            blob_end: 0,
+        };
         Self {
-            inflate: Inflate::new(Wrapper::Gzip),
-            cutter: SpanCutter::new(limits, SpanKind::GzipMember),
             state: State::BetweenMembers,
-            out: vec![0; WINDOW_LEN + FRESH_LEN],
-            filled: WINDOW_LEN,
+            inflater: Inflater::new(),
+            retained: Retained::new(),
+            handed_on: 0,
+            checksum: crc32fast::Hasher::new(),
+            member_begins: 0,
             at: 0,
-            last_byte: 0,
-            member_len: 0,
-            pending: None,
+            unfinished: Vec::new(),
+            pending: VecDeque::new(),
+            offered: start,
+            placement: Placement::new(limits, start),
+            cutter: SpanCutter::new(limits, SpanKind::GzipMember),
         }
     }
 
@@ -74,212 +118,252 @@ impl GzipStream {
         mut blob: &[u8],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<(), DecodeError> {
-        loop {
-            match self.state {
-                State::BetweenMembers => match blob.first() {
-                    None => return Ok(()),
-                    Some(0) if self.at > 0 => self.state = State::Padding,
-                    Some(_) => self.begin_member(),
-                },
-                State::InMember => {
-                    let output_was_full = self.make_room();
-                    if blob.is_empty() && !output_was_full {
-                        return Ok(());
-                    }
-                    let step = self
-                        .inflate
-                        .step(blob, &mut self.out[self.filled..], true)
-                        .map_err(|Corrupt| self.damaged("not a valid gzip stream"))?;
-                    self.account(&blob[..step.consumed], step, sink);
-                    let stuck =
-                        step.consumed == 0 && step.produced == 0 && step.stop == Stop::Buffers;
-                    blob = &blob[step.consumed..];
-                    if stuck {
-                        return Ok(());
-                    }
-                    match step.stop {
-                        Stop::Buffers => {}
-                        Stop::Border { unused_bits } => self.at_border(unused_bits),
-                        Stop::End => {
-                            self.resolve_pending();
-                            self.state = State::BetweenMembers;
-                        }
-                    }
-                }
-                State::Padding => {
-                    if blob.iter().any(|&byte| byte != 0) {
-                        return Err(
-                            self.damaged("something other than a gzip member follows the last one")
-                        );
-                    }
-                    self.at += blob.len() as u64;
-                    return Ok(());
+        // What was left over comes again with some of the new bytes behind it, until the decoder
+        // is among the new ones.
+        while !self.unfinished.is_empty() && !blob.is_empty() {
+            let mut joined = std::mem::take(&mut self.unfinished);
+            let old = joined.len();
+            let (some, later) = blob.split_at(blob.len().min(UNIT_LEN_MAX));
+            joined.extend_from_slice(some);
+            let consumed = self.consume(&joined, sink)?;
+            match consumed.checked_sub(old) {
+                Some(new) => blob = &blob[new..],
+                None => {
+                    joined.drain(..consumed);
+                    self.unfinished = joined;
+                    blob = later;
                 }
             }
         }
+        if !blob.is_empty() {
+            let consumed = self.consume(blob, sink)?;
+            self.unfinished.extend_from_slice(&blob[consumed..]);
+        }
+        Ok(())
     }
 
-    pub fn finish(self) -> Result<SeekTable, DecodeError> {
-        match self.state {
-            State::InMember => Err(DecodeError::Truncated {
+    pub fn finish(mut self) -> Result<SeekTable, DecodeError> {
+        let complete = matches!(self.state, State::BetweenMembers | State::Padding);
+        if !complete || self.at == 0 {
+            return Err(DecodeError::Truncated {
                 format: "gzip",
-                at: self.at,
-            }),
-            _ if self.at == 0 => Err(DecodeError::Truncated {
-                format: "gzip",
-                at: 0,
-            }),
-            _ => Ok(self.cutter.finish(self.at)),
+                at: self.at + self.unfinished.len() as u64,
+            });
         }
+        let tar_len = self.retained.tar_len();
+        self.placement.finish(tar_len, self.at);
+        self.settle();
+        self.retained.release(tar_len, &mut self.cutter);
+        Ok(self.cutter.finish(self.at))
+    }
+
+    /// Decodes what can be decoded; says how many bytes that took.
+    fn consume(&mut self, input: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<usize, DecodeError> {
+        let begins = self.at;
+        let outcome = loop {
+            let left = &input[(self.at - begins) as usize..];
+            match self.step(left, sink) {
+                Ok(true) => {}
+                Ok(false) => break Ok((self.at - begins) as usize),
+                Err(problem) => {
+                    break Err(DecodeError::Damaged {
+                        format: "gzip",
+                        at: self.at,
+                        problem: problem.to_string(),
+                    });
+                }
+            }
+        };
+        self.hand_on(sink);
+        outcome
+    }
+
+    /// Whether it is worth another step.
+    fn step(&mut self, input: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<bool, Problem> {
+        match &mut self.state {
+            State::BetweenMembers => match input.first() {
+                None => return Ok(false),
+                Some(0) if self.at > 0 => self.state = State::Padding,
+                Some(_) => self.begin_member(),
+            },
+            State::Header(header) => {
+                self.at += header.push(input)? as u64;
+                if !header.is_complete() {
+                    return Ok(false);
+                }
+                self.begin_body();
+            }
+            State::Body => {
+                let progress = self.inflater.run(input, self.retained.output())?;
+                self.at += progress.consumed as u64;
+                match progress.stop {
+                    Stop::NeedInput => return Ok(false),
+                    Stop::OutputFull => self.make_room(sink),
+                    Stop::Border => self.at_border(progress.unused_bits),
+                    Stop::End => self.end_body(sink),
+                }
+            }
+            State::Trailer(trailer) => {
+                let content_len = self.retained.tar_len() - self.member_begins;
+                let checksum = self.checksum.clone().finalize();
+                self.at += trailer.push(input, checksum, content_len)? as u64;
+                if !trailer.is_complete() {
+                    return Ok(false);
+                }
+                self.state = State::BetweenMembers;
+            }
+            State::Padding => {
+                let zeros = input.iter().position(|&byte| byte != 0);
+                self.at += zeros.unwrap_or(input.len()) as u64;
+                return match zeros {
+                    None => Ok(false),
+                    Some(_) => Err(Problem::Garbage),
+                };
+            }
+        }
+        Ok(true)
     }
 
     fn begin_member(&mut self) {
-        if self.cutter.is_due(self.at) {
-            self.cutter.cut(
-                self.at,
-                SpanStart {
-                    blob_offset: self.at,
-                    kind: SpanKind::GzipMember,
-                },
-            );
-        }
-        self.inflate.reset(Wrapper::Gzip);
-        self.member_len = 0;
-        self.state = State::InMember;
+        let border = Border {
+            tar: self.retained.tar_len(),
+            blob: self.at,
+            blob_end: self.at,
+        };
+        self.add_pending(border, Start::Member);
+        self.state = State::Header(Header::new());
     }
 
-    /// Slides the history when the buffer is full; true when it was.
-    fn make_room(&mut self) -> bool {
-        let full = self.filled == self.out.len();
-        if full {
-            self.out.copy_within(self.filled - WINDOW_LEN.., 0);
-            self.filled = WINDOW_LEN;
-        }
-        full
-    }
-
-    fn account(&mut self, consumed: &[u8], step: Step, sink: &mut dyn FnMut(&[u8])) {
-        let fresh = &self.out[self.filled..self.filled + step.produced];
-        self.cutter.extend(fresh);
-        sink(fresh);
-        self.filled += step.produced;
-        self.member_len += step.produced as u64;
-        self.at += consumed.len() as u64;
-        self.last_byte = consumed.last().copied().unwrap_or(self.last_byte);
-        if let Some(pending) = &mut self.pending {
-            pending.blob.extend_from_slice(consumed);
-            pending.tar_len += step.produced;
-            if pending.tar_len >= WINDOW_LEN {
-                self.resolve_pending();
-            }
-        }
+    fn begin_body(&mut self) {
+        self.member_begins = self.retained.tar_len();
+        self.checksum = crc32fast::Hasher::new();
+        self.inflater.reset();
+        self.retained.output().begin_stream();
+        self.state = State::Body;
     }
 
     fn at_border(&mut self, unused_bits: u8) {
-        if self.member_len == 0 || self.pending.is_some() || !self.cutter.is_due(self.at) {
+        let border = Border {
+            tar: self.retained.tar_len(),
+            blob: self.at - u64::from(unused_bits > 0),
+            blob_end: self.at,
+        };
+        let skip_bits = (8 - unused_bits) % 8;
+        self.offer_known(false);
+        self.add_pending(border, Start::Block { skip_bits });
+    }
+
+    fn end_body(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        // No span begins where nothing is decoded any more.
+        let tar_len = self.retained.tar_len();
+        self.pending.pop_back_if(|last| last.border.tar == tar_len);
+        self.offer_known(true);
+        self.hand_on(sink);
+        self.state = State::Trailer(Trailer::default());
+    }
+
+    fn make_room(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        self.hand_on(sink);
+        self.retained.turn_over();
+        self.offer_known(false);
+        self.settle();
+    }
+
+    fn hand_on(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        let fresh = self.retained.fresh(self.handed_on);
+        if !fresh.is_empty() {
+            self.checksum.update(fresh);
+            sink(fresh);
+            self.handed_on += fresh.len() as u64;
+        }
+    }
+
+    fn add_pending(&mut self, border: Border, start: Start) {
+        let before = match self.pending.back() {
+            Some(last) => last.border,
+            None => self.offered,
+        };
+        if !self.placement.is_worthwhile(&border, &before) {
             return;
         }
-        let index = self.cutter.reserve_window();
-        let skip_bits = (8 - unused_bits) % 8;
-        let shared_byte = (skip_bits > 0).then_some(self.last_byte);
-        let blob_offset = self.at - u64::from(shared_byte.is_some());
-        self.cutter.cut(
-            self.at,
-            SpanStart {
-                blob_offset,
-                kind: SpanKind::GzipBlock {
-                    skip_bits,
-                    window: index,
-                },
-            },
-        );
-        let known = (self.member_len as usize).min(WINDOW_LEN);
-        let mut history = vec![0; WINDOW_LEN - known];
-        history.extend_from_slice(&self.out[self.filled - known..self.filled]);
-        self.pending = Some(PendingWindow {
-            index,
-            skip_bits,
-            history,
-            blob: shared_byte.into_iter().collect(),
-            tar_len: 0,
+        let output = self.retained.output();
+        if let Some(last) = self.pending.back_mut() {
+            last.references = output.references().to_vec();
+        }
+        output.begin_border();
+        self.pending.push_back(Pending {
+            border,
+            start,
+            references: Vec::new(),
         });
     }
 
-    fn resolve_pending(&mut self) {
-        if let Some(pending) = self.pending.take() {
-            let window = used_window(&pending.history, &pending.blob, pending.skip_bits);
-            self.cutter.set_window(pending.index, window);
+    /// Offers the borders whose windows are known now: 32 KiB of output lie behind them, or their
+    /// member has ended.
+    fn offer_known(&mut self, member_ended: bool) {
+        let tar_len = self.retained.tar_len();
+        while let Some(first) = self.pending.front() {
+            let known_from = match first.start {
+                Start::Block { .. } if !member_ended => first.border.tar + WINDOW_LEN as u64,
+                _ => first.border.tar + 1,
+            };
+            if tar_len < known_from {
+                return;
+            }
+            let (cost, point) = match first.start {
+                Start::Member => (sparse::cost(&Window::default()), SeekPoint::Member),
+                Start::Block { skip_bits } => {
+                    let window = self.window_of_first_pending();
+                    (
+                        sparse::cost(&window),
+                        SeekPoint::Block { skip_bits, window },
+                    )
+                }
+            };
+            self.offered = first.border;
+            self.placement.offer(first.border, cost, point);
+            self.pending.pop_front();
         }
     }
 
-    fn damaged(&self, problem: &str) -> DecodeError {
-        DecodeError::Damaged {
-            format: "gzip",
-            at: self.at,
-            problem: problem.to_owned(),
-        }
-    }
-}
-
-/// Which bytes of the 32 KiB `history` are used by the deflate blocks in `blob` (from bit
-/// `skip_bits` of its first byte on, at least 32 KiB of output or up to the member's end).
-///
-/// The blocks are decoded three times over made-up histories: one whose byte *i* is `i & 255`, one
-/// with `i >> 8`, one with `!(i & 255)`. Output bytes that differ between the first and the third
-/// came from the history, and the first two name the place. The decoder itself says what it
-/// copies, so nothing here knows deflate.
-fn used_window(history: &[u8], blob: &[u8], skip_bits: u8) -> Window {
-    let decode = |byte_at: &dyn Fn(usize) -> u8| {
-        let made_up: Vec<u8> = (0..WINDOW_LEN).map(byte_at).collect();
-        let mut inflate = Inflate::new(Wrapper::Raw);
-        let mut blob = blob;
-        if let (1.., [first, rest @ ..]) = (skip_bits, blob) {
-            inflate.prime(*first, skip_bits);
-            blob = rest;
-        }
-        inflate.set_dictionary(&made_up);
-        let mut out = vec![0; WINDOW_LEN];
-        let mut filled = 0;
-        while let Ok(step) = inflate.step(blob, &mut out[filled..], false) {
-            filled += step.produced;
-            blob = &blob[step.consumed..];
-            if step.stop == Stop::End
-                || filled == WINDOW_LEN
-                || (step.consumed == 0 && step.produced == 0)
-            {
-                break;
+    fn window_of_first_pending(&self) -> Window {
+        let mut marks = Marks::new();
+        let begins = self.pending[0].border.tar;
+        let latest = self.pending.len() - 1;
+        for (index, pending) in self.pending.iter().enumerate() {
+            let distance = (pending.border.tar - begins) as usize;
+            marks.add(&pending.references, distance);
+            if index == latest {
+                marks.add(self.retained.references(), distance);
             }
         }
-        out.truncate(filled);
-        out
-    };
-    let low = decode(&|i| i as u8);
-    let high = decode(&|i| (i >> 8) as u8);
-    let inverted = decode(&|i| !(i as u8));
-    let mut used = vec![false; WINDOW_LEN];
-    for ((&low, &high), &inverted) in low.iter().zip(&high).zip(&inverted) {
-        if low != inverted {
-            used[usize::from(high) << 8 | usize::from(low)] = true;
-        }
+        marks.gather(self.retained.history(begins))
     }
-    gather(history, &used)
-}
 
-fn gather(history: &[u8], used: &[bool]) -> Window {
-    let mut window = Window::default();
-    let mut at = 0;
-    while let Some(start) = used[at..]
-        .iter()
-        .position(|&used| used)
-        .map(|skip| at + skip)
-    {
-        let len = used[start..]
-            .iter()
-            .position(|&used| !used)
-            .unwrap_or(used.len() - start);
-        window.runs.push((start as u16, len as u16));
-        window.bytes.extend_from_slice(&history[start..start + len]);
-        at = start + len;
+    /// Ends the spans whose ends are certain, and lets go of the bytes that belong to them.
+    fn settle(&mut self) {
+        match self.pending.front() {
+            Some(first) => self
+                .placement
+                .advance(first.border.tar, first.border.blob_end),
+            None => self.placement.advance(self.retained.tar_len(), self.at),
+        }
+        while let Some((border, point)) = self.placement.next_decided() {
+            self.retained.release(border.tar, &mut self.cutter);
+            let kind = match point {
+                SeekPoint::Member => SpanKind::GzipMember,
+                SeekPoint::Block { skip_bits, window } => SpanKind::GzipBlock {
+                    skip_bits,
+                    window: self.cutter.add_window(window),
+                },
+            };
+            let next = SpanStart {
+                blob_offset: border.blob,
+                kind,
+            };
+            self.cutter.cut(border.blob_end, next);
+        }
+        let undecided = self.placement.undecided_from();
+        self.retained.release(undecided, &mut self.cutter);
     }
-    window
 }

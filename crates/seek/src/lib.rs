@@ -10,12 +10,19 @@
 //!
 //! The node never trusts a decoded span by itself: its digest is in the archive.
 
+mod deflate;
+#[doc(hidden)]
+pub mod differential;
 mod gzip;
 mod indexer;
 mod inflate;
+mod member;
+mod placement;
 mod plain;
 mod resume;
+mod retained;
 mod spans;
+mod sparse;
 mod zstd_frames;
 
 pub use indexer::{Compression, SpanIndexer};

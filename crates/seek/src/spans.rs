@@ -102,15 +102,10 @@ impl SpanCutter {
         self.start = next;
     }
 
-    /// Reserves the next window; it is filled by [`Self::set_window`] once known.
-    pub fn reserve_window(&mut self) -> u32 {
-        self.table.windows.push(Window::default());
+    /// Keeps a window for the span that begins next; gives its index.
+    pub fn add_window(&mut self, window: Window) -> u32 {
+        self.table.windows.push(window);
         self.table.windows.len() as u32 - 1
-    }
-
-    /// Fills a reserved window.
-    pub fn set_window(&mut self, index: u32, window: Window) {
-        self.table.windows[index as usize] = window;
     }
 
     /// Ends the last span at the blob's end.
