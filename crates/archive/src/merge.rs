@@ -17,6 +17,7 @@
 use crate::{
     Entry, RuntimeDirs,
     entry::EntryKind,
+    limits,
     tree::{Node, NodeId, NodeKind, Tree},
 };
 use std::collections::BTreeMap;
@@ -50,6 +51,29 @@ pub enum MergeError {
         /// The entry.
         path: String,
     },
+    /// Looking up the parents of so many entries would take for ever.
+    #[error(
+        "layer {layer}: {path:?}: the image's symbolic links send its entries round too many \
+         directories ({} for each entry)",
+        limits::STEPS_PER_ENTRY
+    )]
+    TooManySteps {
+        /// Which layer, base = 0.
+        layer: usize,
+        /// The entry.
+        path: String,
+    },
+    /// More files and directories than an image may have.
+    #[error(
+        "layer {layer}: {path:?}: with it the image has more than {} files and directories",
+        limits::ENTRIES_MAX
+    )]
+    TooManyNodes {
+        /// Which layer, base = 0.
+        layer: usize,
+        /// The entry.
+        path: String,
+    },
     /// The image's root is not a directory.
     #[error("layer {layer} has an entry for the root that is not a directory")]
     Root {
@@ -65,6 +89,8 @@ pub fn merge(
     runtime_dirs: RuntimeDirs,
 ) -> Result<Tree, MergeError> {
     let mut merger = Merger::new();
+    let entries = layers.iter().map(|entries| entries.len() as u64);
+    merger.steps_left = limits::STEPS_SPARE + limits::STEPS_PER_ENTRY * entries.sum::<u64>();
     for (layer, entries) in layers.into_iter().enumerate() {
         merger.apply(layer, entries)?;
     }
@@ -90,6 +116,8 @@ const ROOT: NodeId = 0;
 struct Merger {
     nodes: Vec<Node>,
     root_is_explicit: bool,
+    /// How many more path components may be looked up.
+    steps_left: u64,
 }
 
 /// What `place` needs of an entry: its attributes, and for errors its name.
@@ -112,6 +140,7 @@ impl Merger {
         Self {
             nodes: vec![root],
             root_is_explicit: false,
+            steps_left: 0,
         }
     }
 
@@ -226,6 +255,10 @@ impl Merger {
         if self.is_directory(inode) {
             return Err(context.hardlink_error("is a directory"));
         }
+        if context.entry.path.is_empty() {
+            let layer = context.layer;
+            return Err(MergeError::Root { layer });
+        }
         let (parent, name) = split(&context.entry.path);
         let parent = self.make_parents(parent, context)?;
         let name = name.to_vec();
@@ -244,6 +277,9 @@ impl Merger {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next_name() {
             let child = self.child(walk.at(), &name);
+            if self.nodes.len() > limits::ENTRIES_MAX {
+                return Err(context.too_many_nodes());
+            }
             match child.map(|id| (id, &self.nodes[id as usize].kind)) {
                 Some((id, NodeKind::Directory(_))) => walk.enter(id),
                 Some((_, NodeKind::Symlink(target))) => {
@@ -256,25 +292,37 @@ impl Merger {
                 }
             }
         }
+        self.charge(&walk, context)?;
         Ok(walk.at())
     }
 
+    /// Takes a finished walk's steps from those that are left; a single walk is bounded by itself.
+    fn charge(&mut self, walk: &Walk, context: &Context<'_>) -> Result<(), MergeError> {
+        let left = self.steps_left.checked_sub(walk.steps);
+        self.steps_left = left.ok_or_else(|| context.too_many_steps())?;
+        Ok(())
+    }
+
     /// The directory at `path`, through symbolic links; `None` when there is none.
-    fn resolve(&self, path: &[u8], context: &Context<'_>) -> Result<Option<NodeId>, MergeError> {
+    fn resolve(
+        &mut self,
+        path: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Option<NodeId>, MergeError> {
         let mut walk = Walk::new(path);
-        while let Some(name) = walk.next_name() {
-            let Some(id) = self.child(walk.at(), &name) else {
-                return Ok(None);
-            };
-            match &self.nodes[id as usize].kind {
-                NodeKind::Directory(_) => walk.enter(id),
-                NodeKind::Symlink(target) => {
+        let mut found = true;
+        while found && let Some(name) = walk.next_name() {
+            let child = self.child(walk.at(), &name);
+            match child.map(|id| (id, &self.nodes[id as usize].kind)) {
+                Some((id, NodeKind::Directory(_))) => walk.enter(id),
+                Some((_, NodeKind::Symlink(target))) => {
                     walk.follow(target).map_err(|Looped| context.loop_error())?
                 }
-                _ => return Ok(None),
+                _ => found = false,
             }
         }
-        Ok(Some(walk.at()))
+        self.charge(&walk, context)?;
+        Ok(found.then(|| walk.at()))
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
@@ -370,6 +418,20 @@ impl Context<'_> {
         }
     }
 
+    fn too_many_steps(&self) -> MergeError {
+        MergeError::TooManySteps {
+            layer: self.layer,
+            path: lossy(&self.entry.path),
+        }
+    }
+
+    fn too_many_nodes(&self) -> MergeError {
+        MergeError::TooManyNodes {
+            layer: self.layer,
+            path: lossy(&self.entry.path),
+        }
+    }
+
     fn loop_error(&self) -> MergeError {
         MergeError::Loop {
             layer: self.layer,
@@ -387,6 +449,8 @@ struct Walk {
     to_go: Vec<Vec<u8>>,
     entered: Vec<NodeId>,
     links_followed: usize,
+    /// Components looked at.
+    steps: u64,
 }
 
 impl Walk {
@@ -395,6 +459,7 @@ impl Walk {
             to_go: components_reversed(path),
             entered: vec![ROOT],
             links_followed: 0,
+            steps: 0,
         }
     }
 
@@ -405,6 +470,7 @@ impl Walk {
     fn next_name(&mut self) -> Option<Vec<u8>> {
         loop {
             let name = self.to_go.pop()?;
+            self.steps += 1;
             match name.as_slice() {
                 b".." if self.entered.len() > 1 => drop(self.entered.pop()),
                 b".." | b"." => {}
