@@ -91,7 +91,11 @@ fn print_layers(out: &mut impl Write, archive: &Archive) -> io::Result<()> {
         let spans = archive.seek_table(index).map_err(io::Error::other)?.spans;
         let largest = spans.iter().map(|span| span.blob_len).max().unwrap_or(0);
         writeln!(out, "layer {index}  {}", layer.digest)?;
-        writeln!(out, "  diffID     {}", layer.diff_id)?;
+        let origin = match diff_ids_are_promised(archive) {
+            true => "",
+            false => " (computed: the image has no configuration that names it)",
+        };
+        writeln!(out, "  diffID     {}{origin}", layer.diff_id)?;
         writeln!(out, "  media type {}", layer.media_type)?;
         writeln!(
             out,
@@ -118,6 +122,12 @@ fn print_layers(out: &mut impl Write, archive: &Archive) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Artifacts have no image configuration, so nothing but the blobs' digests vouches for their layers.
+fn diff_ids_are_promised(archive: &Archive) -> bool {
+    let config: Option<serde_json::Value> = serde_json::from_slice(&archive.head().config).ok();
+    config.is_some_and(|config| config["rootfs"]["diff_ids"].is_array())
 }
 
 fn print_json(out: &mut impl Write, archive: &Archive, summary: &Summary) -> io::Result<()> {

@@ -2,10 +2,12 @@
 //! that they check (S1 to S9).
 
 mod archive;
+mod artifacts;
 mod containers;
 mod differential;
 mod errors;
 mod kills;
+mod kinds;
 mod reads;
 mod scene;
 mod sharing;

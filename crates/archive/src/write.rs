@@ -6,6 +6,7 @@ use crate::{
     head::Part,
     header::{HEADER_LEN, Header},
 };
+use std::collections::HashMap;
 
 /// What the writer needs to know about the image beside its layers.
 #[derive(Debug, Clone)]
@@ -31,6 +32,7 @@ pub struct ImageInfo {
 pub struct ArchiveWriter {
     sections: Vec<u8>,
     layers: Vec<LayerRef>,
+    parts: HashMap<Digest, Part>,
 }
 
 impl ArchiveWriter {
@@ -39,16 +41,8 @@ impl ArchiveWriter {
         Self::default()
     }
 
-    /// Appends the next layer, base first. A layer that occurs twice shares its bytes.
+    /// Appends the next layer, base first. Layers that have parts in common share their bytes.
     pub fn add_layer(&mut self, section: &LayerSection) {
-        if let Some(same) = self
-            .layers
-            .iter()
-            .find(|layer| layer.digest == section.digest && layer.diff_id == section.diff_id)
-        {
-            self.layers.push(same.clone());
-            return;
-        }
         let is_file = |kind: &EntryKind| !matches!(kind, EntryKind::Whiteout | EntryKind::Opaque);
         let layer = LayerRef {
             digest: section.digest,
@@ -97,14 +91,19 @@ impl ArchiveWriter {
     }
 
     fn add_part(&mut self, raw: &[u8]) -> Part {
+        let digest = Digest::of(raw);
+        if let Some(same) = self.parts.get(&digest) {
+            return *same;
+        }
         let frame = codec::compress(raw);
         let part = Part {
             offset: self.sections.len() as u64,
             len: frame.len() as u64,
             raw_len: raw.len() as u64,
-            digest: Digest::of(raw),
+            digest,
         };
         self.sections.extend_from_slice(&frame);
+        self.parts.insert(digest, part);
         part
     }
 }

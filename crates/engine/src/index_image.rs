@@ -1,8 +1,8 @@
 //! [`index_image`]: a reference goes in, an archive comes out.
 
-use crate::digest_of;
+use crate::{digest_of, layer_content::layer_content};
 use clip_archive::{ArchiveWriter, Digest, LayerSection, RuntimeDirs, write::ImageInfo};
-use clip_index::{IndexedLayer, LayerError, LayerIndexer, LayerInfo};
+use clip_index::{IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo};
 use clip_registry::{
     BlobSource, Client, FetchError, ImageSource, LayerDescriptor, Platform, ResolveError,
     ResolvedImage,
@@ -82,13 +82,23 @@ pub enum IndexError {
     Resolve(#[from] ResolveError),
     /// A layer is in a format that nobody here knows.
     #[error(
-        "layer {layer} has the media type {media_type}, which is not supported: push the image with layers that are tar, gzip or zstd"
+        "layer {layer} has the media type {media_type}, which is not supported: push the image with layers that are tar, gzip or zstd, or an artifact whose files have names (annotation org.opencontainers.image.title)"
     )]
     MediaType {
         /// The layer's digest.
         layer: Digest,
         /// Its media type.
         media_type: String,
+    },
+    /// An artifact's file has a name that cannot be shown.
+    #[error("layer {layer} names its file {name:?}: {problem}; push it with another name")]
+    FileName {
+        /// The layer's digest.
+        layer: Digest,
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// A layer could not be downloaded.
     #[error(transparent)]
@@ -114,7 +124,7 @@ impl IndexError {
                 "DigestMismatch"
             }
             Self::MediaType { .. } => "UnsupportedMediaType",
-            Self::Layer(_) | Self::Tree(_) => "UnsupportedLayer",
+            Self::FileName { .. } | Self::Layer(_) | Self::Tree(_) => "UnsupportedLayer",
             Self::Panicked(_) => "InternalError",
         }
     }
@@ -126,7 +136,8 @@ impl IndexError {
             Self::Fetch(error) => error.is_permanent(),
             // A blob that was damaged on its way may arrive intact next time.
             Self::Layer(LayerError::BlobDigest { .. }) | Self::Panicked(_) => false,
-            Self::MediaType { .. } | Self::Layer(_) | Self::Tree(_) => true,
+            Self::MediaType { .. } | Self::FileName { .. } => true,
+            Self::Layer(_) | Self::Tree(_) => true,
         }
     }
 }
@@ -142,10 +153,15 @@ pub async fn index_image(
     let started = Instant::now();
     let image = client.resolve(source, &options.platform).await?;
     progress.resolved(&image);
-    image.layers.iter().try_for_each(check_media_type)?;
+    let content = |layer| Ok((layer, layer_content(&image, layer)?));
+    let layers: Vec<_> = image
+        .layers
+        .iter()
+        .map(content)
+        .collect::<Result<_, IndexError>>()?;
     let sections = index_layers(
         &client.blobs(&image),
-        &image.layers,
+        &layers,
         options.span_limits,
         progress,
     )
@@ -159,38 +175,28 @@ pub async fn index_image(
     })
 }
 
-/// OCI writes `…layer.v1.tar+gzip`, Docker `…rootfs.diff.tar.gzip`. The compression itself is told from the first bytes.
-fn check_media_type(layer: &LayerDescriptor) -> Result<(), IndexError> {
-    let uncompressed = ["+gzip", "+zstd", ".gzip", ".zstd"]
-        .iter()
-        .find_map(|suffix| layer.media_type.strip_suffix(suffix))
-        .unwrap_or(&layer.media_type);
-    match uncompressed.ends_with(".tar") {
-        true => Ok(()),
-        false => Err(IndexError::MediaType {
-            layer: digest_of(&layer.digest),
-            media_type: layer.media_type.clone(),
-        }),
-    }
-}
+/// A layer and what its blob is.
+type Layer<'a> = (&'a LayerDescriptor, LayerContent);
 
 /// One section per layer, in order. As many layers at once as there are processors; a layer that
 /// the image uses twice is indexed once.
 async fn index_layers(
     blobs: &BlobSource,
-    layers: &[LayerDescriptor],
+    layers: &[Layer<'_>],
     limits: SpanLimits,
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Arc<LayerSection>>, IndexError> {
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
+    // One blob may be two files of an artifact, with different names.
+    let identity = |(layer, content): &Layer<'_>| (layer.digest.clone(), content.clone());
     let mut first_use = HashMap::new();
     for (index, layer) in layers.iter().enumerate() {
-        first_use.entry(layer.digest.clone()).or_insert(index);
+        first_use.entry(identity(layer)).or_insert(index);
     }
     let distinct = layers
         .iter()
         .enumerate()
-        .filter(|(index, layer)| first_use[&layer.digest] == *index);
+        .filter(|(index, layer)| first_use[&identity(layer)] == *index);
     let indexed: Vec<(usize, Arc<LayerSection>)> = stream::iter(distinct)
         .map(|(index, layer)| {
             let progress = progress.clone();
@@ -209,7 +215,7 @@ async fn index_layers(
     let by_index: HashMap<usize, Arc<LayerSection>> = indexed.into_iter().collect();
     Ok(layers
         .iter()
-        .map(|layer| by_index[&first_use[&layer.digest]].clone())
+        .map(|layer| by_index[&first_use[&identity(layer)]].clone())
         .collect())
 }
 
@@ -217,15 +223,16 @@ async fn index_layers(
 async fn index_layer(
     blobs: &BlobSource,
     index: usize,
-    layer: &LayerDescriptor,
+    (layer, content): &Layer<'_>,
     limits: SpanLimits,
     progress: Arc<dyn Progress>,
 ) -> Result<IndexedLayer, IndexError> {
     let info = LayerInfo {
         digest: digest_of(&layer.digest),
-        diff_id: digest_of(&layer.diff_id),
+        diff_id: layer.diff_id.as_ref().map(digest_of),
         size: layer.size,
         media_type: layer.media_type.clone(),
+        content: content.clone(),
     };
     let (chunks, mut received) = mpsc::channel::<bytes::Bytes>(CHUNKS_AHEAD);
     let decoding = tokio::task::spawn_blocking(move || {

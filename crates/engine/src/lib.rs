@@ -4,6 +4,7 @@
 //! a Kubernetes condition shows, and the state directory of a node.
 
 mod index_image;
+mod layer_content;
 mod open_image;
 mod state_dir;
 

@@ -191,10 +191,12 @@ impl Node {
             options.credentials = credentials;
         }
         let client = Client::new(options)?;
-        Ok(BlobSource::open(
+        let head = archive.head();
+        Ok(BlobSource::open_image(
             &client,
-            &archive.head().registry,
-            &archive.head().repository,
+            &head.registry,
+            &head.repository,
+            clip_registry::Digest::from_sha256(*head.manifest_digest.as_bytes()),
         )?)
     }
 

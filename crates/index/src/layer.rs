@@ -1,8 +1,11 @@
 //! [`LayerIndexer`]: one layer in one pass.
+//!
+//! Most layers are tars. An artifact's layer may be one file instead: its blob is the file, byte for byte, and takes the
+//! place of the tar, with the content at position 0.
 
 use crate::hash::Sha256;
-use crate::tar::{TarError, TarWalker};
-use clip_archive::{Digest, LayerSection};
+use crate::tar::{TarError, TarWalker, Walked};
+use clip_archive::{Digest, Entry, EntryKind, LayerSection, Segment, merge::is_runtime_path};
 use clip_seek::{Compression, DecodeError, SpanIndexer, SpanLimits};
 
 /// What manifest and configuration promise about a layer.
@@ -10,12 +13,39 @@ use clip_seek::{Compression, DecodeError, SpanIndexer, SpanLimits};
 pub struct LayerInfo {
     /// Digest of the blob.
     pub digest: Digest,
-    /// Digest of the uncompressed tar.
-    pub diff_id: Digest,
+    /// Digest of the uncompressed tar, where the image says it.
+    pub diff_id: Option<Digest>,
     /// Size of the blob in bytes.
     pub size: u64,
     /// Media type of the blob.
     pub media_type: String,
+    /// What the blob is.
+    pub content: LayerContent,
+}
+
+/// What a layer's blob is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LayerContent {
+    /// A tar, compressed or not.
+    Tar {
+        /// If given, the directory in which all of its entries must lie.
+        top: Option<Vec<u8>>,
+    },
+    /// One file.
+    File(FileLayer),
+}
+
+/// A file that is a layer of its own, owner 0:0.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FileLayer {
+    /// Path from the root, normalised like [`Entry::path`], not empty.
+    pub path: Vec<u8>,
+    /// Permission bits.
+    pub mode: u16,
+    /// Modification time, seconds since 1970.
+    pub mtime: i64,
+    /// Nanoseconds within the second.
+    pub mtime_nsec: u32,
 }
 
 /// Why a layer cannot be indexed.
@@ -48,6 +78,18 @@ pub enum LayerError {
         found: Digest,
         /// How much was received.
         bytes: u64,
+    },
+    /// An artifact's directory holds something outside of itself.
+    #[error(
+        "layer {layer}: the entry {path:?} lies outside of the directory {top:?} that the layer is said to be: pack it again"
+    )]
+    Outside {
+        /// The layer's digest.
+        layer: Digest,
+        /// The entry, for people.
+        path: String,
+        /// The directory, for people.
+        top: String,
     },
     /// The blob decodes to another tar than the image configuration names.
     #[error(
@@ -92,10 +134,14 @@ enum Stage {
 
 /// Everything that is done with decoded bytes.
 #[derive(Debug)]
-struct Content {
-    hash: Sha256,
-    tar: TarWalker,
-    error: Option<TarError>,
+enum Content {
+    Tar {
+        hash: Sha256,
+        walker: Box<TarWalker>,
+        error: Option<TarError>,
+        top: Option<Vec<u8>>,
+    },
+    File(FileLayer),
 }
 
 /// Bytes that [`Compression::sniff`] looks at.
@@ -104,17 +150,18 @@ const SNIFF_LEN: usize = 4;
 impl LayerIndexer {
     /// An indexer at the start of the layer described by `info`.
     pub fn new(info: LayerInfo, limits: SpanLimits) -> Self {
+        let stage = match &info.content {
+            LayerContent::Tar { .. } => Stage::Sniffing(Vec::with_capacity(SNIFF_LEN)),
+            // A file is kept as it is, even one that is compressed itself.
+            LayerContent::File(_) => Stage::Decoding(SpanIndexer::new(Compression::Plain, limits)),
+        };
         Self {
+            content: Content::new(info.content.clone()),
             info,
             limits,
-            stage: Stage::Sniffing(Vec::with_capacity(SNIFF_LEN)),
+            stage,
             blob_hash: Sha256::new(),
             blob_len: 0,
-            content: Content {
-                hash: Sha256::new(),
-                tar: TarWalker::new(),
-                error: None,
-            },
         }
     }
 
@@ -152,22 +199,10 @@ impl LayerIndexer {
         let seek = indexer
             .finish()
             .map_err(|source| LayerError::Decode { layer, source })?;
-        let found = self.content.hash.digest();
-        if found != self.info.diff_id {
-            return Err(LayerError::DiffId {
-                layer,
-                expected: self.info.diff_id,
-                found,
-            });
-        }
-        let walked = self
-            .content
-            .tar
-            .finish()
-            .map_err(|source| LayerError::Tar { layer, source })?;
+        let (diff_id, walked) = self.content.finish(&self.info)?;
         let section = LayerSection {
             digest: layer,
-            diff_id: self.info.diff_id,
+            diff_id,
             size: self.info.size,
             media_type: self.info.media_type,
             entries: walked.entries,
@@ -200,18 +235,117 @@ impl LayerIndexer {
         indexer
             .push(blob, &mut |decoded| content.take(decoded))
             .map_err(|source| LayerError::Decode { layer, source })?;
-        match self.content.error.take() {
-            Some(source) => Err(LayerError::Tar { layer, source }),
-            None => Ok(()),
+        match &mut self.content {
+            Content::Tar { error, .. } => match error.take() {
+                Some(source) => Err(LayerError::Tar { layer, source }),
+                None => Ok(()),
+            },
+            Content::File(_) => Ok(()),
         }
     }
 }
 
 impl Content {
+    fn new(content: LayerContent) -> Self {
+        match content {
+            LayerContent::Tar { top } => Self::Tar {
+                hash: Sha256::new(),
+                walker: Box::new(TarWalker::new()),
+                error: None,
+                top,
+            },
+            LayerContent::File(file) => Self::File(file),
+        }
+    }
+
     fn take(&mut self, decoded: &[u8]) {
-        self.hash.update(decoded);
-        if self.error.is_none() {
-            self.error = self.tar.push(decoded).err();
+        if let Self::Tar {
+            hash,
+            walker,
+            error,
+            ..
+        } = self
+        {
+            hash.update(decoded);
+            if error.is_none() {
+                *error = walker.push(decoded).err();
+            }
+        }
+    }
+
+    /// The diffID, checked, and the entries.
+    fn finish(self, info: &LayerInfo) -> Result<(Digest, Walked), LayerError> {
+        let layer = info.digest;
+        match self {
+            Self::Tar {
+                hash, walker, top, ..
+            } => {
+                let diff_id = as_promised(info, hash.digest())?;
+                let walked = walker
+                    .finish()
+                    .map_err(|source| LayerError::Tar { layer, source })?;
+                match top.and_then(|top| outside(&walked, top)) {
+                    Some((path, top)) => Err(LayerError::Outside { layer, path, top }),
+                    None => Ok((diff_id, walked)),
+                }
+            }
+            // The blob's digest has been checked, and it is the content's.
+            Self::File(file) => Ok((as_promised(info, layer)?, file.walked(info.size))),
+        }
+    }
+}
+
+fn as_promised(info: &LayerInfo, found: Digest) -> Result<Digest, LayerError> {
+    match info.diff_id {
+        Some(expected) if expected != found => Err(LayerError::DiffId {
+            layer: info.digest,
+            expected,
+            found,
+        }),
+        _ => Ok(found),
+    }
+}
+
+/// The first entry that does not lie at or below `top`.
+fn outside(walked: &Walked, top: Vec<u8>) -> Option<(String, String)> {
+    let is_inside = |path: &[u8]| {
+        let rest = path.strip_prefix(top.as_slice());
+        top.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    };
+    let paths = walked.entries.iter().map(|entry| &entry.path);
+    let stray = paths
+        .chain(&walked.runtime_paths)
+        .find(|path| !is_inside(path))?;
+    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+    Some((text(stray), text(&top)))
+}
+
+impl FileLayer {
+    fn walked(self, size: u64) -> Walked {
+        if is_runtime_path(&self.path) {
+            return Walked {
+                entries: vec![],
+                runtime_paths: vec![self.path],
+            };
+        }
+        let whole = Segment {
+            logical: 0,
+            length: size,
+            tar_offset: 0,
+        };
+        let segments = if size == 0 { vec![] } else { vec![whole] };
+        Walked {
+            entries: vec![Entry {
+                path: self.path,
+                kind: EntryKind::File { size, segments },
+                mode: self.mode,
+                uid: 0,
+                gid: 0,
+                mtime: self.mtime,
+                mtime_nsec: self.mtime_nsec,
+                xattrs: vec![],
+            }],
+            runtime_paths: vec![],
         }
     }
 }

@@ -13,5 +13,5 @@ mod hash;
 mod layer;
 mod tar;
 
-pub use layer::{IndexedLayer, LayerError, LayerIndexer, LayerInfo};
+pub use layer::{FileLayer, IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo};
 pub use tar::{TarError, TarWalker};

@@ -34,6 +34,8 @@ pub struct BlobSource {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub place: Place,
+    /// The manifest that names the addresses of foreign layers.
+    pub manifest: Option<Digest>,
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
 }
@@ -61,7 +63,10 @@ impl Client {
     pub fn blobs(&self, image: &ResolvedImage) -> BlobSource {
         // Both were valid when the image was resolved, so this takes the direct way.
         match Repository::new(&image.registry, &image.repository) {
-            Ok(repository) if !image.is_from_layout() => BlobSource::registry(self, repository),
+            Ok(repository) if !image.is_from_layout() => BlobSource::at(
+                Place::Registry(self.clone(), repository),
+                Some(image.manifest_digest.clone()),
+            ),
             _ => BlobSource::layout(PathBuf::from(&image.repository)),
         }
     }
@@ -83,17 +88,34 @@ impl BlobSource {
         ))
     }
 
+    /// The same for an image's layers: those that its registry does not store are looked for where `manifest`, the
+    /// image's own, says they are.
+    pub fn open_image(
+        client: &Client,
+        registry: &str,
+        repository: &str,
+        manifest: Digest,
+    ) -> Result<BlobSource, ReferenceError> {
+        if registry == LAYOUT_REGISTRY {
+            return Ok(BlobSource::layout(PathBuf::from(repository)));
+        }
+        let repository = Repository::new(registry, repository)?;
+        let place = Place::Registry(client.clone(), repository);
+        Ok(BlobSource::at(place, Some(manifest)))
+    }
+
     pub(crate) fn registry(client: &Client, repository: Repository) -> BlobSource {
-        BlobSource::at(Place::Registry(client.clone(), repository))
+        BlobSource::at(Place::Registry(client.clone(), repository), None)
     }
 
     pub(crate) fn layout(dir: PathBuf) -> BlobSource {
-        BlobSource::at(Place::Layout(dir))
+        BlobSource::at(Place::Layout(dir), None)
     }
 
-    fn at(place: Place) -> BlobSource {
+    fn at(place: Place, manifest: Option<Digest>) -> BlobSource {
         let inner = Inner {
             place,
+            manifest,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         };

@@ -128,6 +128,16 @@ impl Client {
         })
     }
 
+    /// Whether an address that a document names may be asked: whoever wrote it does not decide what goes unencrypted,
+    /// and has no business on this machine.
+    pub(crate) fn may_ask(&self, url: &Url) -> bool {
+        match url.scheme() {
+            "https" => true,
+            "http" => self.inner.plain_http.demands(&authority(url)),
+            _ => false,
+        }
+    }
+
     /// Sends `request` until there is an answer that the caller has to judge: not 401, 403, 429 or 5xx.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
         let Inner { http, auth, .. } = &*self.inner;

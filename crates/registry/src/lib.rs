@@ -27,6 +27,7 @@ mod digest;
 mod docker_config;
 mod documents;
 mod error;
+mod foreign;
 mod http;
 mod key_match;
 mod layout;

@@ -44,6 +44,13 @@ pub struct Descriptor {
     /// In an index: what the image runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Where else the content may be had: foreign layers, which their registry must not store.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
+    pub urls: Vec<String>,
     /// In an index of referrers: what kind of artifact it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
@@ -64,6 +71,7 @@ impl Descriptor {
             digest,
             size,
             platform: None,
+            urls: Vec::new(),
             artifact_type: None,
             annotations: BTreeMap::new(),
         }
@@ -127,8 +135,8 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
 }
 
-/// The parts of an image's configuration that are needed to resolve it.
-#[derive(Debug, Deserialize)]
+/// The parts of an image's configuration that are needed to resolve it. An artifact's has none of them.
+#[derive(Debug, Default, Deserialize)]
 pub(crate) struct ConfigView {
     #[serde(default)]
     pub os: String,
@@ -136,7 +144,8 @@ pub(crate) struct ConfigView {
     pub architecture: String,
     #[serde(default)]
     pub variant: Option<String>,
-    pub rootfs: RootFs,
+    /// What `{}`, the configuration of artifacts, lacks.
+    pub rootfs: Option<RootFs>,
 }
 
 #[derive(Debug, Deserialize)]

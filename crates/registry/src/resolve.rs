@@ -2,7 +2,11 @@
 //!
 //! An index may list other indexes, attestations and images for other platforms; what is wanted is searched depth
 //! first, the best-matching platform first. Documents are kept verbatim, because their digests are over the bytes.
+//!
+//! An artifact (a model, a file that `oras` pushed) is a manifest like an image's with another configuration: its layers
+//! have no diffIDs, and it suits every platform unless an index says otherwise.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -22,6 +26,11 @@ use crate::source::{ImageSource, LAYOUT_REGISTRY, ambiguous, blob_path, layout_e
 const CONFIG_LIMIT: usize = 8 << 20;
 /// Bounds the search through an index that somebody made to be searched for ever.
 const MOST_DOCUMENTS: usize = 64;
+/// Real indexes list manifests; some that tools put together list one index per image.
+const DEEPEST_INDEX: usize = 8;
+/// The digest of `{}`, which needs no fetching.
+const EMPTY_JSON_DIGEST: &str =
+    "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
 
 /// One image for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +49,10 @@ pub struct ResolvedImage {
     pub manifest_media_type: String,
     /// The image's manifest, byte for byte.
     pub manifest: Vec<u8>,
-    /// The image's configuration, byte for byte.
+    /// The image's or artifact's configuration, byte for byte.
     pub config: Vec<u8>,
+    /// The manifest's annotations.
+    pub annotations: BTreeMap<String, String>,
     /// What the image runs on.
     pub platform: Platform,
     /// The layers, the lowest first.
@@ -57,8 +68,10 @@ pub struct LayerDescriptor {
     pub size: u64,
     /// How it is compressed.
     pub media_type: String,
-    /// Digest of the uncompressed tar.
-    pub diff_id: Digest,
+    /// Digest of the uncompressed tar, if there is an image configuration to say so.
+    pub diff_id: Option<Digest>,
+    /// Notes on the layer: artifacts name their files here.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Client {
@@ -74,7 +87,7 @@ impl Client {
                 let top = self.fetch_manifest(reference).await?;
                 (
                     Some(top.digest.clone()),
-                    resolver.search(vec![Step::Document(top, None)]).await?,
+                    resolver.search(vec![Step::Document(top, None, 0)]).await?,
                 )
             }
             ImageSource::Layout { dir, tag } => {
@@ -84,12 +97,14 @@ impl Client {
                         let top = resolver.fetch(only).await?;
                         (
                             Some(only.digest.clone()),
-                            resolver.search(vec![Step::Document(top, None)]).await?,
+                            resolver.search(vec![Step::Document(top, None, 0)]).await?,
                         )
                     }
                     several if several.iter().all(|entry| entry.platform.is_some()) => (
                         None,
-                        resolver.search(choose(several.to_vec(), platform)).await?,
+                        resolver
+                            .search(choose(several.to_vec(), platform, 0))
+                            .await?,
                     ),
                     several => return Err(ambiguous(dir, several)),
                 }
@@ -113,10 +128,10 @@ enum Place<'a> {
     Layout(&'a Path),
 }
 
-/// What is still to be looked at.
+/// What is still to be looked at, and how many indexes stand above it.
 enum Step {
-    Document(RawManifest, Option<Platform>),
-    Entry(Descriptor),
+    Document(RawManifest, Option<Platform>, usize),
+    Entry(Descriptor, usize),
 }
 
 /// The image that was looked for.
@@ -124,7 +139,7 @@ struct Found {
     raw: RawManifest,
     manifest: Manifest,
     config: Bytes,
-    diff_ids: Vec<Digest>,
+    diff_ids: Option<Vec<Digest>>,
     platform: Platform,
 }
 
@@ -164,9 +179,9 @@ impl<'a> Resolver<'a> {
     async fn search(&self, mut steps: Vec<Step>) -> Result<Found, ResolveError> {
         let mut available = Vec::new();
         for _ in 0..MOST_DOCUMENTS {
-            let (raw, platform) = match steps.pop() {
-                Some(Step::Document(raw, platform)) => (raw, platform),
-                Some(Step::Entry(entry)) => match &entry.platform {
+            let (raw, platform, depth) = match steps.pop() {
+                Some(Step::Document(raw, platform, depth)) => (raw, platform, depth),
+                Some(Step::Entry(entry, depth)) => match &entry.platform {
                     Some(platform) if self.platform.distance_to(platform).is_none() => {
                         available.push(Platform::normalised(
                             &platform.os,
@@ -175,14 +190,18 @@ impl<'a> Resolver<'a> {
                         ));
                         continue;
                     }
-                    _ => (self.fetch(&entry).await?, entry.platform),
+                    _ => (self.fetch(&entry).await?, entry.platform, depth),
                 },
-                None => break,
+                None => return Err(self.not_found_among(available)),
             };
             match raw.media_type.as_str() {
+                manifest::OCI_INDEX | manifest::DOCKER_INDEX if depth == DEEPEST_INDEX => {
+                    let cause = format!("it nests indexes more than {DEEPEST_INDEX} deep");
+                    return Err(malformed(&self.name, "index", cause));
+                }
                 manifest::OCI_INDEX | manifest::DOCKER_INDEX => {
                     let index: Index = self.parse("index", &raw.bytes)?;
-                    steps.extend(choose(index.manifests, self.platform));
+                    steps.extend(choose(index.manifests, self.platform, depth + 1));
                 }
                 _ => match self.image(raw, platform).await? {
                     Ok(found) => return Ok(found),
@@ -190,13 +209,18 @@ impl<'a> Resolver<'a> {
                 },
             }
         }
+        let cause = format!("no image was found in the first {MOST_DOCUMENTS} entries");
+        Err(malformed(&self.name, "index", cause))
+    }
+
+    fn not_found_among(&self, mut available: Vec<Platform>) -> ResolveError {
         available.sort_by_key(Platform::to_string);
         available.dedup();
-        Err(ResolveError::PlatformNotFound {
+        ResolveError::PlatformNotFound {
             reference: self.name.clone(),
             wanted: self.platform.clone(),
             available,
-        })
+        }
     }
 
     /// The image of a manifest, or the platform that it is for instead. An index's word on the platform outranks the
@@ -207,15 +231,11 @@ impl<'a> Resolver<'a> {
         platform: Option<Platform>,
     ) -> Result<Result<Found, Platform>, ResolveError> {
         let manifest: Manifest = self.parse("manifest", &raw.bytes)?;
-        if !is_image_config(&manifest.config.media_type) {
-            let media_type = manifest.artifact_type.unwrap_or(manifest.config.media_type);
-            return Err(ResolveError::UnsupportedMediaType {
-                reference: self.name.clone(),
-                media_type,
-            });
-        }
         let config = self.config(&manifest.config.digest).await?;
-        let view: ConfigView = self.parse("configuration", &config)?;
+        let view: ConfigView = match is_image_config(&manifest.config.media_type) {
+            true => self.parse("configuration", &config)?,
+            false => ConfigView::default(),
+        };
         let platform = match platform {
             Some(platform) => platform,
             None if view.os.is_empty() && view.architecture.is_empty() => self.platform.clone(),
@@ -237,7 +257,7 @@ impl<'a> Resolver<'a> {
             raw,
             manifest,
             config,
-            diff_ids: view.rootfs.diff_ids,
+            diff_ids: view.rootfs.map(|rootfs| rootfs.diff_ids),
             platform,
         }))
     }
@@ -279,6 +299,9 @@ impl<'a> Resolver<'a> {
     }
 
     async fn config(&self, digest: &Digest) -> Result<Bytes, ResolveError> {
+        if digest.to_string() == EMPTY_JSON_DIGEST {
+            return Ok(Bytes::from_static(b"{}"));
+        }
         let reference = || self.name.clone();
         self.blobs
             .read_all(digest, CONFIG_LIMIT)
@@ -319,6 +342,10 @@ impl<'a> Resolver<'a> {
             diff_ids,
             platform,
         } = found;
+        let diff_ids: Vec<_> = match diff_ids {
+            Some(promised) => promised.into_iter().map(Some).collect(),
+            None => vec![None; manifest.layers.len()],
+        };
         if manifest.layers.len() != diff_ids.len() {
             return Err(ResolveError::LayerCount {
                 reference: self.name.clone(),
@@ -333,6 +360,7 @@ impl<'a> Resolver<'a> {
                 size: layer.size,
                 media_type: layer.media_type,
                 diff_id,
+                annotations: layer.annotations,
             })
             .collect();
         let (registry, repository) = self.blobs.location();
@@ -349,6 +377,7 @@ impl<'a> Resolver<'a> {
             manifest_media_type: raw.media_type,
             manifest: raw.bytes.into(),
             config: config.into(),
+            annotations: manifest.annotations,
             platform,
             layers,
         })
@@ -364,7 +393,7 @@ impl ResolvedImage {
 
 /// The entries of an index in the order in which to try them, the best last: it is popped first. Images for other
 /// platforms come along, to be listed if nothing is found.
-fn choose(entries: Vec<Descriptor>, platform: &Platform) -> Vec<Step> {
+fn choose(entries: Vec<Descriptor>, platform: &Platform, depth: usize) -> Vec<Step> {
     let mut entries: Vec<_> = entries
         .into_iter()
         .filter(|entry| !entry.is_attestation())
@@ -385,7 +414,10 @@ fn choose(entries: Vec<Descriptor>, platform: &Platform) -> Vec<Step> {
             (0, u32::MAX - rank)
         }
     });
-    entries.into_iter().map(Step::Entry).collect()
+    entries
+        .into_iter()
+        .map(|entry| Step::Entry(entry, depth))
+        .collect()
 }
 
 fn is_image_config(media_type: &str) -> bool {

@@ -227,9 +227,16 @@ impl Transfer {
         }
 
         let mut request = Request::get(repository, format!("blobs/{}", self.digest));
-        request.headers.extend(range.map(|value| (RANGE, value)));
+        request
+            .headers
+            .extend(range.clone().map(|value| (RANGE, value)));
         self.source.count_request();
         let answer = client.send(&request).await?;
+        if answer.response.status() == StatusCode::NOT_FOUND
+            && let Some(found) = self.foreign(client, repository, range.as_ref()).await?
+        {
+            return Ok(found);
+        }
         if let Some(url) = answer
             .redirected_to
             .filter(|_| answer.response.status().is_success())
@@ -237,6 +244,39 @@ impl Transfer {
             redirects.put(repository, &self.digest, url);
         }
         Ok(answer.response)
+    }
+
+    /// The answer of another place that the manifest names for this blob, if it names one.
+    async fn foreign(
+        &self,
+        client: &Client,
+        repository: &Repository,
+        range: Option<&HeaderValue>,
+    ) -> Result<Option<Response>, FetchError> {
+        let Some(manifest) = &self.source.inner.manifest else {
+            return Ok(None);
+        };
+        let addresses = client
+            .foreign_addresses(repository, manifest, &self.digest)
+            .await;
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        self.source.count_request();
+        match client.fetch_foreign(&addresses, range).await {
+            Ok((response, url)) => {
+                // From now on like a redirect: asked directly.
+                client.inner.redirects.put(repository, &self.digest, url);
+                Ok(Some(response))
+            }
+            Err(error) => Err(FetchError::Foreign {
+                repository: self.source.to_string(),
+                digest: self.digest.clone(),
+                address: error.address,
+                cause: error.cause,
+                is_permanent: error.is_permanent,
+            }),
+        }
     }
 }
 

@@ -43,6 +43,16 @@ pub enum DecodeError {
         /// Compressed bytes consumed.
         at: u64,
     },
+    /// A zstd frame wants more memory than a read may cost.
+    #[error(
+        "the zstd frame at byte {at} of the blob needs a window of {} MiB, more than the 128 MiB that are accepted: compress the layer again with --long=27 or less", bytes >> 20
+    )]
+    Window {
+        /// What the frame asks for.
+        bytes: u64,
+        /// Where it begins or has been read to.
+        at: u64,
+    },
     /// A span gave fewer bytes than the archive promises.
     #[error("a span decoded to {found} bytes instead of {expected}")]
     ShortSpan {

@@ -3,6 +3,7 @@
 use crate::{
     DecodeError,
     inflate::{Corrupt, Inflate, Stop, Wrapper},
+    zstd_frames,
 };
 use clip_archive::{Span, SpanKind, Window, section::WINDOW_LEN};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
@@ -61,9 +62,7 @@ impl SpanDecoder {
                 inflate.set_dictionary(&history);
                 Engine::Block { inflate, skip_bits }
             }
-            SpanKind::ZstdFrame => Engine::Zstd(Box::new(
-                Decoder::new().expect("a decoder without dictionary needs only memory"),
-            )),
+            SpanKind::ZstdFrame => Engine::Zstd(Box::new(zstd_frames::decoder())),
         };
         Self {
             engine,

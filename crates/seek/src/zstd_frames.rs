@@ -1,15 +1,30 @@
 //! A zstd layer: every frame begins without history, so frame starts are free seek points.
-//! A layer that is one frame has one span.
+//! A layer that is one frame has one span. Skippable frames (pzstd's sizes, the table of contents of zstd:chunked) are
+//! passed over; those behind the last content belong to no span.
 
 use crate::{
     DecodeError,
     spans::{SpanCutter, SpanLimits, SpanStart},
 };
 use clip_archive::{SeekTable, SpanKind};
-use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 /// Output is handed on in pieces of this size: two of zstd's 128 KiB blocks.
 const OUT_LEN: usize = 256 << 10;
+/// Window that is accepted: as much as the `zstd` command takes without being asked to (`--long=27`, level 22), and as
+/// much memory as one cold read may cost a node. Frames say what they need before they need it.
+const WINDOW_LOG_MAX: u32 = 27;
+/// The longest frame header (RFC 8878, section 3.1.1.1), magic number included.
+const FRAME_HEADER_MAX: usize = 18;
+
+/// A decoder that takes windows up to [`WINDOW_LOG_MAX`].
+pub fn decoder() -> Decoder<'static> {
+    let mut decoder = Decoder::new().expect("a decoder without dictionary needs only memory");
+    decoder
+        .set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))
+        .expect("27 is in the range that zstd documents");
+    decoder
+}
 
 /// Decodes a zstd layer and notes frame starts.
 pub struct ZstdStream {
@@ -18,6 +33,10 @@ pub struct ZstdStream {
     cutter: SpanCutter,
     at: u64,
     at_frame_border: bool,
+    /// Behind the last frame that held content.
+    content_end: u64,
+    /// The first bytes of the current frame.
+    frame_header: Vec<u8>,
 }
 
 impl std::fmt::Debug for ZstdStream {
@@ -30,14 +49,15 @@ impl std::fmt::Debug for ZstdStream {
 
 impl ZstdStream {
     pub fn new(limits: SpanLimits) -> Self {
-        let decoder = Decoder::new().expect("a decoder without dictionary needs only memory");
         let cutter = SpanCutter::new(limits, SpanKind::ZstdFrame);
         Self {
-            decoder,
+            decoder: decoder(),
             out: vec![0; OUT_LEN],
             cutter,
             at: 0,
             at_frame_border: true,
+            content_end: 0,
+            frame_header: Vec::with_capacity(FRAME_HEADER_MAX),
         }
     }
 
@@ -45,28 +65,25 @@ impl ZstdStream {
         let mut input = InBuffer::around(blob);
         let mut output_was_full = false;
         while input.pos() < blob.len() || output_was_full {
-            if self.at_frame_border && self.cutter.is_due(self.at) {
-                self.cutter.cut(
-                    self.at,
-                    SpanStart {
-                        blob_offset: self.at,
-                        kind: SpanKind::ZstdFrame,
-                    },
-                );
+            if self.at_frame_border {
+                self.begin_frame();
             }
             let before = input.pos();
             let mut output = OutBuffer::around(&mut self.out[..]);
-            let hint = self.decoder.run(&mut input, &mut output).map_err(|error| {
-                DecodeError::Damaged {
-                    format: "zstd",
-                    at: self.at,
-                    problem: error.to_string(),
-                }
-            })?;
+            let result = self.decoder.run(&mut input, &mut output);
             let produced = output.pos();
-            self.at += (input.pos() - before) as u64;
+            let consumed = &blob[before..input.pos()];
+            let missing = FRAME_HEADER_MAX - self.frame_header.len();
+            let seen = &blob[before..];
+            self.frame_header
+                .extend_from_slice(&seen[..seen.len().min(missing)]);
+            let hint = result.map_err(|error| self.refused(&error))?;
+            self.at += consumed.len() as u64;
             self.at_frame_border = hint == 0;
             output_was_full = produced == OUT_LEN && !self.at_frame_border;
+            if produced > 0 {
+                self.content_end = self.at;
+            }
             self.cutter.extend(&self.out[..produced]);
             sink(&self.out[..produced]);
         }
@@ -75,11 +92,83 @@ impl ZstdStream {
 
     pub fn finish(self) -> Result<SeekTable, DecodeError> {
         match self.at_frame_border {
-            true => Ok(self.cutter.finish(self.at)),
+            true => Ok(self.cutter.finish(self.content_end)),
             false => Err(DecodeError::Truncated {
                 format: "zstd",
                 at: self.at,
             }),
         }
+    }
+
+    fn begin_frame(&mut self) {
+        self.frame_header.clear();
+        if self.cutter.is_due(self.content_end) {
+            self.cutter.cut(
+                self.content_end,
+                SpanStart {
+                    blob_offset: self.at,
+                    kind: SpanKind::ZstdFrame,
+                },
+            );
+        }
+    }
+
+    fn refused(&self, error: &std::io::Error) -> DecodeError {
+        match window_size(&self.frame_header) {
+            Some(bytes) if bytes > 1 << WINDOW_LOG_MAX => {
+                DecodeError::Window { bytes, at: self.at }
+            }
+            _ => DecodeError::Damaged {
+                format: "zstd",
+                at: self.at,
+                problem: error.to_string(),
+            },
+        }
+    }
+}
+
+/// How much of its past a frame wants to be remembered (RFC 8878, section 3.1.1.1).
+fn window_size(header: &[u8]) -> Option<u64> {
+    let (&[0x28, 0xB5, 0x2F, 0xFD, descriptor], rest) = header.split_first_chunk::<5>()? else {
+        return None;
+    };
+    let is_single_segment = descriptor & 0x20 != 0;
+    if !is_single_segment {
+        let (exponent, mantissa) = (rest.first()? >> 3, u64::from(rest.first()? & 7));
+        let base = 1u64 << (10 + exponent);
+        return Some(base + base / 8 * mantissa);
+    }
+    // Such a frame remembers all of its content, whose size it names behind the dictionary's number.
+    let size_at = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let size_len = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let size = rest.get(size_at..size_at + size_len)?;
+    let size = size
+        .iter()
+        .rev()
+        .fold(0, |n, &byte| n << 8 | u64::from(byte));
+    Some(if size_len == 2 { size + 256 } else { size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::window_size;
+
+    #[test]
+    fn a_frame_header_tells_the_window() {
+        let header = |rest: &[u8]| [&[0x28, 0xB5, 0x2F, 0xFD], rest].concat();
+        for (rest, size) in [
+            (&[0x00, 0x88][..], Some(128 << 20)),
+            (&[0x04, 0xA8], Some(2 << 30)),
+            (&[0x04, 0x0F], Some(2048 + 7 * 256)),
+            (&[0x20, 0xFF], Some(255)),
+            (&[0x60, 1, 0], Some(257)),
+            (&[0xA1, 9, 0, 0, 0, 0x10], Some(256 << 20)),
+            (&[0xE0, 0, 0, 0, 0, 1, 0, 0, 0], Some(1 << 32)),
+            (&[0xE0, 0], None),
+            (&[], None),
+        ] {
+            assert_eq!(window_size(&header(rest)), size, "{rest:x?}");
+        }
+        assert_eq!(window_size(b"\x50\x2a\x4d\x18\0\0\0\0"), None);
     }
 }

@@ -1,12 +1,12 @@
 //! OCI image layouts on disk, made of a test's own layers: consistent, or wrong where the test wants them wrong.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+use crate::kinds::pipe;
 
 /// A layer before it is compressed.
 pub struct Layer(tar::Builder<Vec<u8>>);
@@ -87,20 +87,29 @@ pub fn write(dir: &Path, layers: Vec<Layer>, flaw: Flaw) -> Result<PathBuf> {
         });
         descriptors.push(add_blob(dir, &gzip(&tar)?, media_type)?);
     }
-    let config = json!({
-        "architecture": "amd64", "os": "linux",
-        "config": { "Cmd": ["/bin/sh"] },
-        "rootfs": { "type": "layers", "diff_ids": diff_ids },
-    });
-    let config = add_json(dir, &config, "application/vnd.oci.image.config.v1+json")?;
+    let config = add_config(dir, &diff_ids, "application/vnd.oci.image.config.v1+json")?;
     let media_type = match flaw {
         Flaw::DockerSchema1 => "application/vnd.docker.distribution.manifest.v1+prettyjws",
         _ => "application/vnd.oci.image.manifest.v1+json",
     };
     let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": descriptors });
-    let mut manifest = add_json(dir, &manifest, media_type)?;
+    let manifest = add_json(dir, &manifest, media_type)?;
+    tag_latest(dir, manifest)
+}
+
+/// Adds the configuration of an image for linux/amd64; its descriptor.
+pub fn add_config(dir: &Path, diff_ids: &[String], media_type: &str) -> Result<Value> {
+    let config = json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Cmd": ["/bin/sh"] },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    add_json(dir, &config, media_type)
+}
+
+/// Completes a layout whose one image or index, tag `latest`, is `manifest`. Returns `dir`.
+pub fn tag_latest(dir: &Path, mut manifest: Value) -> Result<PathBuf> {
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
-    manifest["platform"] = json!({ "architecture": "amd64", "os": "linux" });
     let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
     std::fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
     std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -129,11 +138,13 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
-fn add_json(dir: &Path, value: &Value, media_type: &str) -> Result<Value> {
+/// Adds a document; its descriptor.
+pub fn add_json(dir: &Path, value: &Value, media_type: &str) -> Result<Value> {
     add_blob(dir, &serde_json::to_vec(value)?, media_type)
 }
 
-fn add_blob(dir: &Path, content: &[u8], media_type: &str) -> Result<Value> {
+/// Adds a blob; its descriptor.
+pub fn add_blob(dir: &Path, content: &[u8], media_type: &str) -> Result<Value> {
     let digest = digest_of(content);
     let blobs = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blobs)?;
@@ -142,17 +153,5 @@ fn add_blob(dir: &Path, content: &[u8], media_type: &str) -> Result<Value> {
 }
 
 fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    let mut gzip = Command::new("gzip")
-        .args(["-n", "-6"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start gzip")?;
-    let mut stdin = gzip.stdin.take().context("stdin was piped")?;
-    std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(content));
-        let output = gzip.wait_with_output()?;
-        ensure!(output.status.success(), "gzip failed");
-        Ok(output.stdout)
-    })
+    pipe(&["gzip", "-n", "-6"], content)
 }

@@ -2,11 +2,13 @@
 //!
 //! * [`registry`]: a real registry; [`proxy`]: what a test puts before it to count, delay or break.
 //! * [`images`]: the real images that `e2e/images/make` makes; [`layout`]: small ones made of a test's own entries.
+//! * [`kinds`]: every way in which layers are compressed.
 //! * [`tree`]: everything that a directory tree shows, and how two of them differ.
 //! * [`guard`]: processes and mounts that are gone when their guard is dropped, after a panic, too.
 
 pub mod guard;
 pub mod images;
+pub mod kinds;
 pub mod layout;
 pub mod proxy;
 pub mod registry;

@@ -20,6 +20,22 @@ pub enum FetchError {
         /// The blob.
         digest: Digest,
     },
+    /// A foreign layer that the registry does not store is not to be had where its manifest says it is.
+    #[error(
+        "{repository} has no blob {digest}, and {address}, where its manifest says it is, cannot be used: {cause}"
+    )]
+    Foreign {
+        /// Where it was looked for first.
+        repository: String,
+        /// The blob.
+        digest: Digest,
+        /// The address that was tried last.
+        address: String,
+        /// What is wrong with it.
+        cause: String,
+        /// Whether that will be so tomorrow, too.
+        is_permanent: bool,
+    },
     /// The range reaches beyond the blob's end.
     #[error("{repository}: the blob {digest} ends before byte {}: it is not the blob that was indexed", range.end)]
     OutOfRange {
@@ -93,6 +109,7 @@ impl FetchError {
     pub fn is_permanent(&self) -> bool {
         match self {
             FetchError::Request(error) => error.is_permanent(),
+            FetchError::Foreign { is_permanent, .. } => *is_permanent,
             FetchError::Interrupted { .. } | FetchError::WrongRange { .. } => false,
             FetchError::File { cause, .. } => cause.kind() == std::io::ErrorKind::PermissionDenied,
             _ => true,
@@ -103,7 +120,7 @@ impl FetchError {
     pub fn reason(&self) -> &'static str {
         match self {
             FetchError::Request(error) => error.reason(),
-            FetchError::NotFound { .. } => "BlobNotFound",
+            FetchError::NotFound { .. } | FetchError::Foreign { .. } => "BlobNotFound",
             FetchError::DigestMismatch { .. } | FetchError::OutOfRange { .. } => "DigestMismatch",
             FetchError::Interrupted { .. } | FetchError::WrongRange { .. } => "RegistryUnreachable",
             FetchError::TooLarge { .. } => "InvalidImage",

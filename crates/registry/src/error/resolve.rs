@@ -107,7 +107,7 @@ pub enum ResolveError {
     },
     /// The configuration does not describe the manifest's layers.
     #[error(
-        "{reference}: the manifest lists {layers} layers, but its configuration {diff_ids} diff_ids; this is not a runnable image"
+        "{reference}: the manifest lists {layers} layers, but its configuration {diff_ids} diff_ids: build and push the image again"
     )]
     LayerCount {
         /// The image asked for.
@@ -144,7 +144,7 @@ fn media_type_hint(media_type: &str) -> &'static str {
     if media_type.contains("manifest.v1+") {
         ": this is Docker's schema 1; push the image again with a current docker, buildah or skopeo"
     } else {
-        ": Clip reads OCI and Docker (schema 2) container images"
+        ": Clip reads OCI and Docker (schema 2) container images and OCI artifacts"
     }
 }
 
