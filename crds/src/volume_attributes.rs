@@ -234,6 +234,10 @@ fn parse_path(value: &str) -> Result<Option<String>, VolumeAttributesError> {
 
 /// The valid key that `key` was most likely meant to be: at most a third of it differs, case aside.
 fn nearest(key: &str) -> Option<&'static str> {
+    // Comparing costs time and memory by the key's length; nothing as long is a slip of the pen.
+    if key.len() > 64 {
+        return None;
+    }
     let distance =
         |valid: &str| strsim::damerau_levenshtein(&key.to_lowercase(), &valid.to_lowercase());
     let best = VALID_KEYS.into_iter().min_by_key(|valid| distance(valid))?;

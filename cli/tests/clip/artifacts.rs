@@ -285,9 +285,9 @@ fn a_foreign_layer_that_the_registry_lacks_comes_from_where_the_manifest_says() 
         refused.code == 42 && refused.err.contains("is not HTTPS"),
         "{refused:?}"
     );
-    let plain = ["--plain-http", &elsewhere];
-    scene.ok(["index", plain[0], plain[1], &image, "image.clip"]);
-    let cat = scene.ok(["cat", plain[0], plain[1], "image.clip", "foreign"]);
+    let plain = format!("--plain-http={elsewhere}");
+    scene.ok(["index", &plain, &image, "image.clip"]);
+    let cat = scene.ok(["cat", &plain, "image.clip", "foreign"]);
     assert!(cat.raw == content);
 }
 

@@ -5,7 +5,11 @@
 //! that encoding under zstd; identity is always taken from the bytes *before* compression.
 
 use crate::Digest;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, SeqAccess, Visitor},
+};
+use std::{fmt, marker::PhantomData};
 
 /// zstd level of the frames: an archive is written once and read on every node, but level 19 would
 /// take seconds for the 11 MB of entries that an image with 125,000 files has.
@@ -42,6 +46,14 @@ pub enum DecodeError {
         /// The limit.
         limit: usize,
     },
+    /// A list is longer than anything that we would use.
+    #[error("the {what} holds too much: {problem}")]
+    TooMany {
+        /// Which part.
+        what: &'static str,
+        /// The limit that is passed.
+        problem: String,
+    },
     /// The bytes are not an encoding of the expected value.
     #[error("the {what} is malformed: {source}")]
     Malformed {
@@ -67,6 +79,28 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     }
 }
 
+/// Decodes the canonical encoding of a list, item by item, so that `admit` can refuse before memory
+/// is taken for the rest.
+pub fn decode_list<T: DeserializeOwned>(
+    what: &'static str,
+    bytes: &[u8],
+    mut admit: impl FnMut(&T) -> Result<(), String>,
+) -> Result<Vec<T>, DecodeError> {
+    let malformed = |source| DecodeError::Malformed { what, source };
+    let (count, mut rest) = postcard::take_from_bytes::<u64>(bytes).map_err(malformed)?;
+    let mut items = Vec::new();
+    for _ in 0..count {
+        let (item, tail) = postcard::take_from_bytes::<T>(rest).map_err(malformed)?;
+        admit(&item).map_err(|problem| DecodeError::TooMany { what, problem })?;
+        items.push(item);
+        rest = tail;
+    }
+    match rest {
+        [] => Ok(items),
+        _ => Err(malformed(postcard::Error::DeserializeBadEncoding)),
+    }
+}
+
 /// Compresses canonical bytes into a frame.
 pub fn compress(bytes: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(bytes, ZSTD_LEVEL)
@@ -87,9 +121,16 @@ pub fn decompress(
         claimed: raw_len,
         limit,
     })?;
+    // Four bytes are the smallest block, 128 KiB the largest content of one (RFC 8878, section
+    // 3.1.1.2): what no frame of this length can hold is not worth reserving memory for.
+    let can_hold = frame.len() as u64 / 4 * (128 << 10);
+    let damaged = DecodeError::Frame { what, expected };
+    if raw_len > can_hold {
+        return Err(damaged);
+    }
     let bytes = match zstd::bulk::decompress(frame, expected) {
         Ok(bytes) if bytes.len() == expected => bytes,
-        _ => return Err(DecodeError::Frame { what, expected }),
+        _ => return Err(damaged),
     };
     let found = Digest::of(&bytes);
     if found != *digest {
@@ -125,4 +166,30 @@ pub mod bytes {
         }
         deserializer.deserialize_bytes(Bytes)
     }
+}
+
+/// Deserialises a list of at most `MAX` items, so that one entry cannot take memory without bound.
+pub fn at_most<'de, const MAX: usize, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct AtMost<const MAX: usize, T>(PhantomData<T>);
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX} items")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == MAX {
+                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(AtMost::<MAX, T>(PhantomData))
 }

@@ -22,7 +22,22 @@ pub struct Entry {
     /// Nanoseconds within the second, below 10⁹.
     pub mtime_nsec: u32,
     /// Extended attributes, sorted by name.
+    #[serde(deserialize_with = "crate::codec::at_most::<{ crate::limits::XATTRS_MAX }, _, _>")]
     pub xattrs: Vec<Xattr>,
+}
+
+impl Entry {
+    /// Bytes of memory that the entry takes, allocations included.
+    pub fn memory(&self) -> usize {
+        let content = match &self.kind {
+            EntryKind::File { segments, .. } => size_of_val(segments.as_slice()),
+            EntryKind::Symlink { target } | EntryKind::Hardlink { target } => target.len(),
+            _ => 0,
+        };
+        let xattr = |xattr: &Xattr| size_of::<Xattr>() + xattr.name.len() + xattr.value.len();
+        let xattrs: usize = self.xattrs.iter().map(xattr).sum();
+        size_of::<Self>() + self.path.len() + content + xattrs
+    }
 }
 
 /// One extended attribute with its full name (`security.capability`, `user.note`).
@@ -45,6 +60,9 @@ pub enum EntryKind {
         size: u64,
         /// Where the bytes lie, in ascending order of `logical`; what no segment covers is a hole.
         /// An ordinary file has one segment, an empty one none.
+        #[serde(
+            deserialize_with = "crate::codec::at_most::<{ crate::limits::SEGMENTS_MAX }, _, _>"
+        )]
         segments: Vec<Segment>,
     },
     /// A directory.

@@ -15,18 +15,19 @@
 //!
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
 
+mod walk;
+
 use crate::{
     Entry, RuntimeDirs,
     entry::EntryKind,
+    limits,
     tree::{Node, NodeId, NodeKind, Tree},
 };
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
+use walk::{LINKS_FOLLOWED_MAX, Looped, Walk};
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
 pub const MERGE_VERSION: u32 = 2;
-
-/// Symbolic links followed for one path before we call it a loop; Linux' limit (path_resolution(7)).
-const LINKS_FOLLOWED_MAX: usize = 40;
 
 /// Why layers cannot be merged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +52,29 @@ pub enum MergeError {
         /// The entry.
         path: String,
     },
+    /// Looking up the parents of so many entries would take for ever.
+    #[error(
+        "layer {layer}: {path:?}: symbolic links send the image's entries through too many \
+         directories (more than {} for each entry)",
+        limits::STEPS_PER_ENTRY
+    )]
+    TooManySteps {
+        /// Which layer, base = 0.
+        layer: usize,
+        /// The entry.
+        path: String,
+    },
+    /// More files and directories than an image may have.
+    #[error(
+        "layer {layer}: {path:?}: with it the image has more than {} files and directories",
+        limits::ENTRIES_MAX
+    )]
+    TooManyNodes {
+        /// Which layer, base = 0.
+        layer: usize,
+        /// The entry.
+        path: String,
+    },
     /// The image's root is not a directory.
     #[error("layer {layer} has an entry for the root that is not a directory")]
     Root {
@@ -65,7 +89,8 @@ pub fn merge(
     tar_sizes: Vec<u64>,
     runtime_dirs: RuntimeDirs,
 ) -> Result<Tree, MergeError> {
-    let mut merger = Merger::new();
+    let entries: usize = layers.iter().map(Vec::len).sum();
+    let mut merger = Merger::new(entries);
     for (layer, entries) in layers.iter().enumerate() {
         merger.apply(layer, entries)?;
     }
@@ -92,6 +117,8 @@ const ROOT: NodeId = 0;
 /// Grows the tree. Replaced nodes stay in `nodes` until [`Merger::into_reachable_nodes`].
 struct Merger {
     nodes: Vec<Node>,
+    /// How many more path components may be looked up.
+    steps_left: Cell<u64>,
     root_is_explicit: bool,
     /// What the marks of the current layer hide: where it was, the node, the mark's place in the tar.
     hidden: BTreeMap<(NodeId, Vec<u8>), (NodeId, usize)>,
@@ -105,7 +132,8 @@ struct Context<'a> {
 }
 
 impl Merger {
-    fn new() -> Self {
+    fn new(entries: usize) -> Self {
+        let steps = limits::STEPS_SPARE + limits::STEPS_PER_ENTRY * entries as u64;
         let root = Node {
             kind: NodeKind::Directory(BTreeMap::new()),
             mode: 0o755,
@@ -117,6 +145,7 @@ impl Merger {
         };
         Self {
             nodes: vec![root],
+            steps_left: Cell::new(steps),
             root_is_explicit: false,
             hidden: BTreeMap::new(),
         }
@@ -157,6 +186,7 @@ impl Merger {
     /// so this goes on for some rounds: chains are short, and a hostile one must not cost its square.
     fn link_to_later(&mut self, mut links: Vec<Context<'_>>) -> Result<(), MergeError> {
         for _ in 0..LINKS_FOLLOWED_MAX {
+            let before = links.len();
             let mut left = Vec::new();
             for context in links {
                 if !self.link(&context)? {
@@ -164,6 +194,9 @@ impl Merger {
                 }
             }
             links = left;
+            if links.len() == before {
+                break;
+            }
         }
         match links.first() {
             Some(context) => Err(context.hardlink_error("does not exist in this layer or below")),
@@ -279,6 +312,9 @@ impl Merger {
             let root = &mut self.nodes[ROOT as usize];
             (root.mtime, root.mtime_nsec) = (context.entry.mtime, context.entry.mtime_nsec);
         }
+        if self.nodes.len() > limits::ENTRIES_MAX {
+            return Err(context.too_many_nodes());
+        }
         let mut at = ROOT;
         for (name, directory) in self.walk(path, Seen::Now, context)?.entered {
             at = match directory {
@@ -310,6 +346,10 @@ impl Merger {
                 _ => walk.entered.push((name, None)),
             }
         }
+        // A single walk is bounded by itself; only their sum needs counting.
+        let left = self.steps_left.get().checked_sub(walk.steps);
+        self.steps_left
+            .set(left.ok_or_else(|| context.too_many_steps())?);
         Ok(walk)
     }
 
@@ -426,6 +466,20 @@ impl Context<'_> {
         }
     }
 
+    fn too_many_steps(&self) -> MergeError {
+        MergeError::TooManySteps {
+            layer: self.layer,
+            path: lossy(&self.entry.path),
+        }
+    }
+
+    fn too_many_nodes(&self) -> MergeError {
+        MergeError::TooManyNodes {
+            layer: self.layer,
+            path: lossy(&self.entry.path),
+        }
+    }
+
     fn loop_error(&self) -> MergeError {
         MergeError::Loop {
             layer: self.layer,
@@ -434,9 +488,6 @@ impl Context<'_> {
     }
 }
 
-/// Too many symbolic links.
-struct Looped;
-
 /// Which state of the tree a walk sees.
 #[derive(Debug, Clone, Copy)]
 enum Seen {
@@ -444,59 +495,6 @@ enum Seen {
     Now,
     /// Only the marks before this place in the tar have.
     BeforeMark(usize),
-}
-
-/// A walk through the image: components still to go, and those entered so far, so that `..` in a
-/// link's target can go back without leaving the root. What is not a directory has no node.
-struct Walk {
-    to_go: Vec<Vec<u8>>,
-    entered: Vec<(Vec<u8>, Option<NodeId>)>,
-    links_followed: usize,
-}
-
-impl Walk {
-    fn new(path: &[u8]) -> Self {
-        Self {
-            to_go: components_reversed(path),
-            entered: vec![],
-            links_followed: 0,
-        }
-    }
-
-    /// Where the walk is, if that exists.
-    fn directory(&self) -> Option<NodeId> {
-        self.entered.last().map_or(Some(ROOT), |(_, node)| *node)
-    }
-
-    fn next_name(&mut self) -> Option<Vec<u8>> {
-        loop {
-            let name = self.to_go.pop()?;
-            match name.as_slice() {
-                b".." => drop(self.entered.pop()),
-                b"." => {}
-                _ => return Some(name),
-            }
-        }
-    }
-
-    fn follow(&mut self, target: &[u8]) -> Result<(), Looped> {
-        self.links_followed += 1;
-        if self.links_followed > LINKS_FOLLOWED_MAX {
-            return Err(Looped);
-        }
-        if target.first() == Some(&b'/') {
-            self.entered.clear();
-        }
-        self.to_go.extend(components_reversed(target));
-        Ok(())
-    }
-}
-
-fn components_reversed(path: &[u8]) -> Vec<Vec<u8>> {
-    path.rsplit(|&b| b == b'/')
-        .filter(|name| !name.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect()
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

@@ -31,6 +31,16 @@ pub enum OpenError {
     /// More layers than allowed.
     #[error("archive claims {0} layers, more than the limit of {max}", max = limits::LAYERS_MAX)]
     TooManyLayers(usize),
+    /// More than allowed, of something that every layer adds to.
+    #[error("archive claims {claimed} bytes of {what}, more than the limit of {limit}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How much it claims.
+        claimed: u128,
+        /// How much is allowed.
+        limit: u64,
+    },
     /// The spans of a layer make no sense.
     #[error("archive damaged: layer {layer}: {source}; index again")]
     SeekTable {
@@ -86,9 +96,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
         let header = Header::decode(file)?;
         let sections_at = HEADER_LEN + header.head_len as usize;
         let head = decode_head(&file[HEADER_LEN..sections_at])?;
-        if head.layers.len() > limits::LAYERS_MAX {
-            return Err(OpenError::TooManyLayers(head.layers.len()));
-        }
+        check_sizes(&head)?;
         for (index, layer) in head.layers.iter().enumerate() {
             for part in [&layer.entries, &layer.spans, &layer.windows] {
                 let end = part.offset.checked_add(part.len);
@@ -116,9 +124,13 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Decodes and checks the entries of layer `index`.
     pub fn entries(&self, index: usize) -> Result<Vec<Entry>, OpenError> {
+        self.entries_within(index, &mut Budget::default())
+    }
+
+    fn entries_within(&self, index: usize, budget: &mut Budget) -> Result<Vec<Entry>, OpenError> {
         let layer = &self.head.layers[index];
         let raw = self.part("list of entries", &layer.entries, limits::TREE_BYTES_MAX)?;
-        let entries: Vec<Entry> = codec::decode("list of entries", &raw)?;
+        let entries = codec::decode_list("list of entries", &raw, |entry| budget.admit(entry))?;
         for entry in &entries {
             check_entry(layer, entry).map_err(|problem| OpenError::Entry {
                 layer: index,
@@ -132,7 +144,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
     /// Decodes and checks the spans of layer `index`; the windows stay packed, see [`Self::windows`].
     pub fn seek_table(&self, index: usize) -> Result<SeekTable, OpenError> {
         let layer = &self.head.layers[index];
-        let raw = self.part("span table", &layer.spans, limits::SEEK_BYTES_MAX)?;
+        let raw = self.part("span table", &layer.spans, limits::SPAN_BYTES_MAX)?;
         let spans: Vec<Span> = codec::decode("span table", &raw)?;
         let table = SeekTable {
             tar_size: layer.tar_size,
@@ -150,12 +162,18 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Decodes and checks the windows of layer `index`: needed only when a span is decoded.
     pub fn windows(&self, index: usize) -> Result<Vec<Window>, OpenError> {
-        let raw = self.part(
-            "seek windows",
-            &self.head.layers[index].windows,
-            limits::SEEK_BYTES_MAX,
-        )?;
-        let windows: Vec<Window> = codec::decode("seek windows", &raw)?;
+        let layer = &self.head.layers[index];
+        let raw = self.part("seek windows", &layer.windows, limits::WINDOW_BYTES_MAX)?;
+        // Two bytes make an empty window of 48 in memory; but no span has two.
+        let spans_at_most = layer.spans.raw_len / SPAN_BYTES_MIN;
+        let mut count = 0;
+        let windows = codec::decode_list("seek windows", &raw, |_: &Window| {
+            count += 1;
+            match count <= spans_at_most {
+                true => Ok(()),
+                false => Err("there are more windows than spans".to_owned()),
+            }
+        })?;
         match windows.iter().position(|window| !window.is_well_formed()) {
             None => Ok(windows),
             Some(bad) => Err(OpenError::SeekTable {
@@ -167,8 +185,9 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Lays the layers over each other.
     pub fn merge(&self) -> Result<Tree, OpenError> {
+        let mut budget = Budget::default();
         let layers = (0..self.head.layers.len())
-            .map(|index| self.entries(index))
+            .map(|index| self.entries_within(index, &mut budget))
             .collect::<Result<Vec<_>, _>>()?;
         let tar_sizes = self
             .head
@@ -206,6 +225,90 @@ impl<B: AsRef<[u8]>> Archive<B> {
     fn part(&self, what: &'static str, part: &Part, limit: usize) -> Result<Vec<u8>, DecodeError> {
         let frame = &self.bytes()[self.sections_at + part.offset as usize..][..part.len as usize];
         codec::decompress(what, frame, part.raw_len, limit, &part.digest)
+    }
+}
+
+/// A span's digest, and a byte for each of its four other fields.
+const SPAN_BYTES_MIN: u64 = 32 + 4;
+
+/// What the entries of one image may still take.
+struct Budget {
+    entries: usize,
+    memory: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            entries: limits::ENTRIES_MAX,
+            memory: limits::TREE_MEMORY_MAX,
+        }
+    }
+}
+
+impl Budget {
+    fn admit(&mut self, entry: &Entry) -> Result<(), String> {
+        let too_many = || format!("an image may have {} entries", limits::ENTRIES_MAX);
+        let too_large = || {
+            format!(
+                "an image's entries may take {} bytes",
+                limits::TREE_MEMORY_MAX
+            )
+        };
+        self.entries = self.entries.checked_sub(1).ok_or_else(too_many)?;
+        self.memory = self
+            .memory
+            .checked_sub(entry.memory())
+            .ok_or_else(too_large)?;
+        Ok(())
+    }
+}
+
+/// Sizes that a head claims, each and in sum: everything behind this may add them up.
+fn check_sizes(head: &Head) -> Result<(), OpenError> {
+    let layers = &head.layers;
+    if layers.len() > limits::LAYERS_MAX {
+        return Err(OpenError::TooManyLayers(layers.len()));
+    }
+    let largest = |size: fn(&LayerRef) -> u64| layers.iter().map(size).max().unwrap_or(0).into();
+    let sum = |size: fn(&LayerRef) -> u64| layers.iter().map(|layer| u128::from(size(layer))).sum();
+    let claims: [(_, u128, u64); 5] = [
+        (
+            "compressed layer",
+            largest(|layer| layer.size),
+            limits::BLOB_BYTES_MAX,
+        ),
+        (
+            "layer",
+            largest(|layer| layer.tar_size),
+            limits::TAR_BYTES_MAX,
+        ),
+        (
+            "entries",
+            sum(|layer| layer.entries.raw_len),
+            limits::TREE_BYTES_MAX as u64,
+        ),
+        (
+            "span tables",
+            sum(|layer| layer.spans.raw_len),
+            limits::SPAN_BYTES_MAX as u64,
+        ),
+        (
+            "seek windows",
+            sum(|layer| layer.windows.raw_len),
+            limits::WINDOW_BYTES_MAX as u64,
+        ),
+    ];
+    match claims
+        .into_iter()
+        .find(|(_, claimed, limit)| *claimed > u128::from(*limit))
+    {
+        Some((what, claimed, limit)) => Err(OpenError::TooLarge {
+            what,
+            claimed,
+            limit,
+        }),
+        None => Ok(()),
     }
 }
 
@@ -248,6 +351,15 @@ fn check_entry(layer: &LayerRef, entry: &Entry) -> Result<(), &'static str> {
             if target.is_empty() || target.len() > limits::TARGET_BYTES_MAX =>
         {
             Err("its link target is empty or longer than 4,095 bytes")
+        }
+        EntryKind::Symlink { target } if target.contains(&0) => {
+            Err("its link target holds a NUL byte")
+        }
+        EntryKind::Hardlink { .. } if entry.path.is_empty() => {
+            Err("the root cannot be a hard link")
+        }
+        EntryKind::Hardlink { target } if target.len() > limits::PATH_BYTES_MAX => {
+            Err("its link target is longer than 4,096 bytes")
         }
         EntryKind::Hardlink { target } => check_path(target),
         _ => Ok(()),

@@ -93,6 +93,12 @@ pub enum SeekTableError {
     /// A span lies outside the blob, or is empty.
     #[error("span {0} lies outside the layer's blob or is empty")]
     SpanOutside(usize),
+    /// A span begins before the one in front of it has ended.
+    #[error("span {0} overlaps the span before it")]
+    Overlap(usize),
+    /// A span promises more than its compressed bytes could decode to.
+    #[error("span {0} promises more bytes than its part of the blob can hold")]
+    Ratio(usize),
     /// A span names a window that does not exist, or more than seven bits to skip.
     #[error("span {0} cannot be started: its window or bit offset does not exist")]
     Start(usize),
@@ -115,6 +121,7 @@ impl SeekTable {
             return Err(SeekTableError::TooLarge(self.tar_size));
         }
         let mut covered = 0u64;
+        let mut blob_end = 0;
         for (index, span) in self.spans.iter().enumerate() {
             let end = span.blob_offset.checked_add(span.blob_len);
             if span.tar_len == 0 || span.blob_len == 0 || end.is_none_or(|end| end > blob_size) {
@@ -125,6 +132,14 @@ impl SeekTable {
             {
                 return Err(SeekTableError::Start(index));
             }
+            // Deflate blocks begin at any bit, so two spans may share one byte, never more.
+            if span.blob_offset + 1 < blob_end {
+                return Err(SeekTableError::Overlap(index));
+            }
+            if span.tar_len > span.kind.holds_at_most(span.blob_len) {
+                return Err(SeekTableError::Ratio(index));
+            }
+            blob_end = span.blob_offset + span.blob_len;
             covered = covered.saturating_add(span.tar_len);
         }
         match covered == self.tar_size {
@@ -137,14 +152,30 @@ impl SeekTable {
     }
 }
 
+impl SpanKind {
+    /// The most bytes that `blob_len` bytes of this kind can decode to.
+    fn holds_at_most(self, blob_len: u64) -> u64 {
+        match self {
+            Self::Plain => blob_len,
+            // Two bits make 258 bytes: RFC 1951, section 3.2.5.
+            Self::GzipMember | Self::GzipBlock { .. } => blob_len.saturating_mul(1032),
+            // Four bytes make a block of 128 KiB: RFC 8878, section 3.1.1.2.
+            Self::ZstdFrame => blob_len.saturating_mul(32 << 10),
+        }
+    }
+}
+
 impl Window {
-    /// Writes the window into 32 KiB of `out`, zeros where nothing is needed.
+    /// Writes the window into 32 KiB of `out`, zeros where nothing is needed. Of a window that is
+    /// not [well formed](Self::is_well_formed), what fits.
     pub fn expand(&self, out: &mut [u8; WINDOW_LEN]) {
         out.fill(0);
         let mut rest = self.bytes.as_slice();
         for &(start, len) in &self.runs {
-            let (run, tail) = rest.split_at(usize::from(len));
-            out[usize::from(start)..][..run.len()].copy_from_slice(run);
+            let (run, tail) = rest.split_at(usize::from(len).min(rest.len()));
+            let place = out.get_mut(usize::from(start)..).unwrap_or_default();
+            let fits = run.len().min(place.len());
+            place[..fits].copy_from_slice(&run[..fits]);
             rest = tail;
         }
     }

@@ -55,7 +55,7 @@ struct Session {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Challenge {
+pub(crate) enum Challenge {
     Basic,
     Bearer {
         realm: Url,
@@ -244,7 +244,7 @@ fn scope_for(repository: &Repository, access: Access, challenged: Option<&str>) 
 }
 
 /// The challenge to answer: Bearer where it is offered, else Basic.
-fn parse_challenge(headers: &HeaderMap) -> Option<Challenge> {
+pub(crate) fn parse_challenge(headers: &HeaderMap) -> Option<Challenge> {
     let values = headers
         .get_all(WWW_AUTHENTICATE)
         .iter()

@@ -91,7 +91,7 @@ impl Client {
         for _ in 0..=MOST_REDIRECTS {
             if !self.may_ask(&url) {
                 let cause = format!(
-                    "{} is not HTTPS (allow it with --plain-http)",
+                    "{} is not HTTPS (allow it with --plain-http=HOST)",
                     authority(&url)
                 );
                 return Err(unusable(cause, true));

@@ -42,6 +42,8 @@ mod retry;
 mod source;
 mod token;
 mod transfer;
+#[doc(hidden)]
+pub mod untrusted;
 
 pub use artifact::{
     Artifact, ArtifactError, ArtifactLayer, fetch_artifact, push_artifact, referrers,

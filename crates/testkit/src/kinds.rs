@@ -191,11 +191,10 @@ pub const KINDS: &[Kind] = &[
 
 /// A tar of the files of [`sample_files`].
 pub fn sample_tar(top: &str, scale: usize) -> Vec<u8> {
+    let dirs = Layer::new().dir(top).dir(&format!("{top}/small"));
     sample_files(top, scale)
         .into_iter()
-        .fold(Layer::new(), |layer, (path, content)| {
-            layer.file(&path, content)
-        })
+        .fold(dirs, |layer, (path, content)| layer.file(&path, content))
         .tar()
 }
 

@@ -118,6 +118,8 @@ impl Setup<'_> {
                 "filesystem": { "rootdirectory": dir.join("storage") },
                 "delete": { "enabled": true },
             },
+            // Foreign layers may be anywhere; by default no manifest that names an address is taken.
+            "validation": { "manifests": { "urls": { "allow": ["^https?://"] } } },
             // Port 0: the kernel chooses, and the log says which, so two tests never want the same.
             "http": { "addr": "127.0.0.1:0" },
         });
