@@ -302,7 +302,6 @@ impl Mounts {
     async fn bind(&self, base: &mut Base, target: &Path, path: &str) -> Result<(), AttachError> {
         let (point, at, folder) = (base.point.clone(), target.to_owned(), path.to_owned());
         let bound = within(MOUNT_LIMIT, "binding the image", move || {
-            syscalls::detach_all(&at)?;
             syscalls::bind(&point, &folder, &at)
         })
         .await;

@@ -170,12 +170,16 @@ pub fn set_read_ahead(point: &Path) {
 }
 
 /// Binds the folder `path` (relative to the image's root; empty for all of it) of the archive mounted at `base` to
-/// `target`, which is created.
+/// `target`, which is created, in place of whatever of ours was mounted there.
+///
+/// A dead mount is all that is known of a volume when this process is killed, so it is taken off only when the server
+/// has answered and nothing is left to wait for.
 ///
 /// `path` is resolved inside the image as if by chroot, so neither `..` nor a symbolic link leads out of it.
 /// Waits for the server.
 pub fn bind(base: &Path, path: &str, target: &Path) -> Result<(), MountError> {
     let folder = open_folder(base, path)?;
+    detach_all(target)?;
     create_folder(target)?;
     let source = format!("/proc/self/fd/{}", folder.as_raw_fd());
     let failed = |errno: Errno| MountError::Bind {
