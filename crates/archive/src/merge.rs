@@ -10,7 +10,8 @@
 //!   `lib/x` is the file `usr/lib/x`;
 //! * a parent that no entry describes is made: mode 0755, owner 0:0, times of the entry that
 //!   implied it;
-//! * a hard link names the inode of its target, which may come later in the same layer.
+//! * a hard link names the inode of its target, which may come later in the same layer; a target
+//!   that a mark further on in the layer hides is still there for it.
 //!
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
 
@@ -22,7 +23,7 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
-pub const MERGE_VERSION: u32 = 1;
+pub const MERGE_VERSION: u32 = 2;
 
 /// Symbolic links followed for one path before we call it a loop; Linux' limit (path_resolution(7)).
 const LINKS_FOLLOWED_MAX: usize = 40;
@@ -65,9 +66,11 @@ pub fn merge(
     runtime_dirs: RuntimeDirs,
 ) -> Result<Tree, MergeError> {
     let mut merger = Merger::new();
-    for (layer, entries) in layers.into_iter().enumerate() {
+    for (layer, entries) in layers.iter().enumerate() {
         merger.apply(layer, entries)?;
     }
+    // The walk leaves out what is named below them; what came there through links goes here.
+    merger.drop_runtime_dirs();
     if runtime_dirs == RuntimeDirs::Empty {
         merger.add_runtime_dirs();
     }
@@ -90,12 +93,15 @@ const ROOT: NodeId = 0;
 struct Merger {
     nodes: Vec<Node>,
     root_is_explicit: bool,
+    /// What the marks of the current layer hide: where it was, the node, the mark's place in the tar.
+    hidden: BTreeMap<(NodeId, Vec<u8>), (NodeId, usize)>,
 }
 
-/// What `place` needs of an entry: its attributes, and for errors its name.
+/// What a step needs of an entry: its attributes, its place in the tar, and for errors its name.
 struct Context<'a> {
     layer: usize,
     entry: &'a Entry,
+    place: usize,
 }
 
 impl Merger {
@@ -112,95 +118,107 @@ impl Merger {
         Self {
             nodes: vec![root],
             root_is_explicit: false,
+            hidden: BTreeMap::new(),
         }
     }
 
-    fn apply(&mut self, layer: usize, entries: Vec<Entry>) -> Result<(), MergeError> {
-        for entry in &entries {
-            match entry.kind {
-                EntryKind::Whiteout => self.remove(&Context { layer, entry })?,
-                EntryKind::Opaque => self.empty(&Context { layer, entry })?,
+    fn apply(&mut self, layer: usize, entries: &[Entry]) -> Result<(), MergeError> {
+        let contexts = || {
+            entries.iter().enumerate().map(|(place, entry)| Context {
+                layer,
+                entry,
+                place,
+            })
+        };
+        self.hidden.clear();
+        for context in contexts() {
+            match context.entry.kind {
+                EntryKind::Whiteout => self.remove(&context)?,
+                EntryKind::Opaque => self.empty(&context)?,
                 _ => {}
             }
         }
         let mut links_to_later = Vec::new();
-        for entry in entries {
-            match entry.kind {
+        for context in contexts() {
+            match context.entry.kind {
                 EntryKind::Whiteout | EntryKind::Opaque => {}
                 EntryKind::Hardlink { .. } => {
-                    if !self.link(&Context {
-                        layer,
-                        entry: &entry,
-                    })? {
-                        links_to_later.push(entry);
+                    if !self.link(&context)? {
+                        links_to_later.push(context);
                     }
                 }
-                _ => self.add(layer, entry)?,
+                _ => self.add(&context)?,
             }
         }
-        for entry in links_to_later {
-            let context = Context {
-                layer,
-                entry: &entry,
-            };
-            if !self.link(&context)? {
-                return Err(context.hardlink_error("does not exist in this layer or below"));
+        self.link_to_later(links_to_later)
+    }
+
+    /// Links whose targets were not there when their turn came. A target may be such a link itself,
+    /// so this goes on for some rounds: chains are short, and a hostile one must not cost its square.
+    fn link_to_later(&mut self, mut links: Vec<Context<'_>>) -> Result<(), MergeError> {
+        for _ in 0..LINKS_FOLLOWED_MAX {
+            let mut left = Vec::new();
+            for context in links {
+                if !self.link(&context)? {
+                    left.push(context);
+                }
             }
+            links = left;
         }
-        Ok(())
+        match links.first() {
+            Some(context) => Err(context.hardlink_error("does not exist in this layer or below")),
+            None => Ok(()),
+        }
     }
 
     /// Whiteout: forgets the name. What is not there cannot be hidden; that is no error.
     fn remove(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
         let (parent, name) = split(&context.entry.path);
         if let Some(parent) = self.resolve(parent, context)?
-            && let NodeKind::Directory(children) = &mut self.nodes[parent as usize].kind
+            && let Some(node) = self.children_mut(parent).remove(name)
         {
-            children.remove(name);
+            self.hide(parent, name.to_vec(), node, context);
         }
         Ok(())
     }
 
     /// Opaque mark: forgets what is in the directory.
     fn empty(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
-        if let Some(id) = self.resolve(&context.entry.path, context)?
-            && let NodeKind::Directory(children) = &mut self.nodes[id as usize].kind
-        {
-            children.clear();
+        if let Some(parent) = self.resolve(&context.entry.path, context)? {
+            for (name, node) in std::mem::take(self.children_mut(parent)) {
+                self.hide(parent, name, node, context);
+            }
         }
         Ok(())
     }
 
-    fn add(&mut self, layer: usize, entry: Entry) -> Result<(), MergeError> {
+    fn hide(&mut self, parent: NodeId, name: Vec<u8>, node: NodeId, context: &Context<'_>) {
+        self.hidden.insert((parent, name), (node, context.place));
+    }
+
+    fn add(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
+        let (layer, entry) = (context.layer, context.entry);
         if entry.path.is_empty() {
             return self.describe_root(layer, entry);
         }
         let (parent, name) = split(&entry.path);
-        let parent = self.make_parents(
-            parent,
-            &Context {
-                layer,
-                entry: &entry,
-            },
-        )?;
-        let name = name.to_vec();
-        let node = into_node(layer, entry);
-        let existing = self.child(parent, &name);
-        match (existing, &node.kind) {
+        let parent = self.make_parents(parent, context)?;
+        let node = to_node(layer, entry);
+        match (self.child(parent, name), &node.kind) {
             (Some(old), NodeKind::Directory(_)) if self.is_directory(old) => {
                 self.redescribe(old, node)
             }
-            _ => self.attach(parent, name, node),
+            _ => drop(self.attach(parent, name.to_vec(), node)),
         }
         Ok(())
     }
 
-    fn describe_root(&mut self, layer: usize, entry: Entry) -> Result<(), MergeError> {
+    fn describe_root(&mut self, layer: usize, entry: &Entry) -> Result<(), MergeError> {
         if entry.kind != EntryKind::Directory {
             return Err(MergeError::Root { layer });
         }
         self.root_is_explicit = true;
-        self.redescribe(ROOT, into_node(layer, entry));
+        self.redescribe(ROOT, to_node(layer, entry));
         Ok(())
     }
 
@@ -214,13 +232,14 @@ impl Merger {
     /// Adds a name for an existing inode; false when the target is not there (yet).
     fn link(&mut self, context: &Context<'_>) -> Result<bool, MergeError> {
         let EntryKind::Hardlink { target } = &context.entry.kind else {
-            unreachable!("called for hard links only")
+            unreachable!("only hard links come here")
         };
-        let (target_parent, target_name) = split(target);
-        let Some(target_parent) = self.resolve(target_parent, context)? else {
-            return Ok(false);
-        };
-        let Some(inode) = self.child(target_parent, target_name) else {
+        if context.entry.path.is_empty() {
+            return Err(MergeError::Root {
+                layer: context.layer,
+            });
+        }
+        let Some(inode) = self.link_target(target, context)? else {
             return Ok(false);
         };
         if self.is_directory(inode) {
@@ -228,9 +247,28 @@ impl Merger {
         }
         let (parent, name) = split(&context.entry.path);
         let parent = self.make_parents(parent, context)?;
-        let name = name.to_vec();
-        self.children_mut(parent).insert(name, inode);
+        self.children_mut(parent).insert(name.to_vec(), inode);
         Ok(true)
+    }
+
+    /// The inode that a hard link names. Links on the way are followed, at its end they are not.
+    fn link_target(
+        &self,
+        target: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Option<NodeId>, MergeError> {
+        if target.is_empty() {
+            return Ok(Some(ROOT));
+        }
+        let (parent, name) = split(target);
+        for seen in [Seen::Now, Seen::BeforeMark(context.place)] {
+            if let Some(parent) = self.walk(parent, seen, context)?.directory()
+                && let Some(inode) = self.child_seen(parent, name, seen)
+            {
+                return Ok(Some(inode));
+            }
+        }
+        Ok(None)
     }
 
     /// The directory at `path`, through symbolic links, made where it is missing. What is in the
@@ -241,40 +279,50 @@ impl Merger {
             let root = &mut self.nodes[ROOT as usize];
             (root.mtime, root.mtime_nsec) = (context.entry.mtime, context.entry.mtime_nsec);
         }
-        let mut walk = Walk::new(path);
-        while let Some(name) = walk.next_name() {
-            let child = self.child(walk.at(), &name);
-            match child.map(|id| (id, &self.nodes[id as usize].kind)) {
-                Some((id, NodeKind::Directory(_))) => walk.enter(id),
-                Some((_, NodeKind::Symlink(target))) => {
-                    walk.follow(target).map_err(|Looped| context.loop_error())?
-                }
-                _ => {
-                    let made = implied_directory(context.entry);
-                    self.attach(walk.at(), name, made);
-                    walk.enter(self.nodes.len() as NodeId - 1);
-                }
-            }
+        let mut at = ROOT;
+        for (name, directory) in self.walk(path, Seen::Now, context)?.entered {
+            at = match directory {
+                Some(directory) => directory,
+                None => self.attach(at, name, implied_directory(context.entry)),
+            };
         }
-        Ok(walk.at())
+        Ok(at)
     }
 
     /// The directory at `path`, through symbolic links; `None` when there is none.
     fn resolve(&self, path: &[u8], context: &Context<'_>) -> Result<Option<NodeId>, MergeError> {
+        Ok(self.walk(path, Seen::Now, context)?.directory())
+    }
+
+    /// Walks `path` inside the image. What is not there is walked by its name, so that `..` leads
+    /// back from it, as in the unpackers' path resolution.
+    fn walk(&self, path: &[u8], seen: Seen, context: &Context<'_>) -> Result<Walk, MergeError> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next_name() {
-            let Some(id) = self.child(walk.at(), &name) else {
-                return Ok(None);
-            };
-            match &self.nodes[id as usize].kind {
-                NodeKind::Directory(_) => walk.enter(id),
-                NodeKind::Symlink(target) => {
+            let child = walk
+                .directory()
+                .and_then(|parent| self.child_seen(parent, &name, seen));
+            match child.map(|id| (id, &self.nodes[id as usize].kind)) {
+                Some((id, NodeKind::Directory(_))) => walk.entered.push((name, Some(id))),
+                Some((_, NodeKind::Symlink(target))) => {
                     walk.follow(target).map_err(|Looped| context.loop_error())?
                 }
-                _ => return Ok(None),
+                _ => walk.entered.push((name, None)),
             }
         }
-        Ok(Some(walk.at()))
+        Ok(walk)
+    }
+
+    fn child_seen(&self, parent: NodeId, name: &[u8], seen: Seen) -> Option<NodeId> {
+        let now = self.child(parent, name);
+        match seen {
+            Seen::Now => now,
+            Seen::BeforeMark(place) => {
+                let hidden = self.hidden.get(&(parent, name.to_vec()));
+                let hidden = hidden.filter(|(_, mark)| place < *mark);
+                hidden.map(|(node, _)| *node).or(now)
+            }
+        }
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
@@ -288,16 +336,24 @@ impl Merger {
         matches!(self.nodes[id as usize].kind, NodeKind::Directory(_))
     }
 
-    fn attach(&mut self, parent: NodeId, name: Vec<u8>, node: Node) {
+    fn attach(&mut self, parent: NodeId, name: Vec<u8>, node: Node) -> NodeId {
         let id = self.nodes.len() as NodeId;
         self.nodes.push(node);
         self.children_mut(parent).insert(name, id);
+        id
     }
 
     fn children_mut(&mut self, id: NodeId) -> &mut BTreeMap<Vec<u8>, NodeId> {
         match &mut self.nodes[id as usize].kind {
             NodeKind::Directory(children) => children,
-            _ => unreachable!("parents are directories: make_parents returned this one"),
+            _ => unreachable!("only what `walk` found to be a directory comes here"),
+        }
+    }
+
+    fn drop_runtime_dirs(&mut self) {
+        let children = self.children_mut(ROOT);
+        for name in RUNTIME_DIRS {
+            children.remove(name);
         }
     }
 
@@ -381,11 +437,20 @@ impl Context<'_> {
 /// Too many symbolic links.
 struct Looped;
 
-/// Walks a path through the image: components still to go, and the directories entered so far
-/// (so that `..` in a link's target can go back without leaving the root).
+/// Which state of the tree a walk sees.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    /// The marks of the layer have hidden what they hide.
+    Now,
+    /// Only the marks before this place in the tar have.
+    BeforeMark(usize),
+}
+
+/// A walk through the image: components still to go, and those entered so far, so that `..` in a
+/// link's target can go back without leaving the root. What is not a directory has no node.
 struct Walk {
     to_go: Vec<Vec<u8>>,
-    entered: Vec<NodeId>,
+    entered: Vec<(Vec<u8>, Option<NodeId>)>,
     links_followed: usize,
 }
 
@@ -393,28 +458,25 @@ impl Walk {
     fn new(path: &[u8]) -> Self {
         Self {
             to_go: components_reversed(path),
-            entered: vec![ROOT],
+            entered: vec![],
             links_followed: 0,
         }
     }
 
-    fn at(&self) -> NodeId {
-        *self.entered.last().expect("the root is never left")
+    /// Where the walk is, if that exists.
+    fn directory(&self) -> Option<NodeId> {
+        self.entered.last().map_or(Some(ROOT), |(_, node)| *node)
     }
 
     fn next_name(&mut self) -> Option<Vec<u8>> {
         loop {
             let name = self.to_go.pop()?;
             match name.as_slice() {
-                b".." if self.entered.len() > 1 => drop(self.entered.pop()),
-                b".." | b"." => {}
+                b".." => drop(self.entered.pop()),
+                b"." => {}
                 _ => return Some(name),
             }
         }
-    }
-
-    fn enter(&mut self, id: NodeId) {
-        self.entered.push(id);
     }
 
     fn follow(&mut self, target: &[u8]) -> Result<(), Looped> {
@@ -423,7 +485,7 @@ impl Walk {
             return Err(Looped);
         }
         if target.first() == Some(&b'/') {
-            self.entered.truncate(1);
+            self.entered.clear();
         }
         self.to_go.extend(components_reversed(target));
         Ok(())
@@ -457,17 +519,17 @@ fn implied_directory(by: &Entry) -> Node {
     }
 }
 
-fn into_node(layer: usize, entry: Entry) -> Node {
-    let kind = match entry.kind {
+fn to_node(layer: usize, entry: &Entry) -> Node {
+    let kind = match &entry.kind {
         EntryKind::File { size, segments } => NodeKind::File {
             layer: layer as u16,
-            size,
-            segments,
+            size: *size,
+            segments: segments.clone(),
         },
         EntryKind::Directory => NodeKind::Directory(BTreeMap::new()),
-        EntryKind::Symlink { target } => NodeKind::Symlink(target),
-        EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },
-        EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
+        EntryKind::Symlink { target } => NodeKind::Symlink(target.clone()),
+        &EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },
+        &EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
         EntryKind::Fifo => NodeKind::Fifo,
         EntryKind::Hardlink { .. } | EntryKind::Whiteout | EntryKind::Opaque => {
             unreachable!("handled before: these make no node of their own")
@@ -486,7 +548,7 @@ fn into_node(layer: usize, entry: Entry) -> Node {
         gid: entry.gid,
         mtime: entry.mtime,
         mtime_nsec: entry.mtime_nsec,
-        xattrs: entry.xattrs,
+        xattrs: entry.xattrs.clone(),
     }
 }
 
