@@ -264,7 +264,11 @@ impl Filesystem for FuseAdapter {
             InitFlags::FUSE_HAS_RESEND,
         ];
         let idmap = self.idmapped.then_some(InitFlags::FUSE_ALLOW_IDMAP);
-        for flag in wanted.into_iter().chain(idmap) {
+        // The kernel then asks for access lists and enforces them. A tree without attributes has none, and
+        // is spared the questions.
+        let has_lists = self.image.tree().has_xattrs_anywhere();
+        let lists = has_lists.then_some(InitFlags::FUSE_POSIX_ACL);
+        for flag in wanted.into_iter().chain(idmap).chain(lists) {
             // What an older kernel lacks costs speed, not correctness.
             let _ = config.add_capabilities(flag);
         }

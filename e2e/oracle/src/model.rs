@@ -1,0 +1,571 @@
+//! Replays a stack as the unpackers do, member after member, to find out which [`Rule`]s apply, and to
+//! which paths. It is no fourth unpacker: content and attributes are followed only where a rule asks.
+
+use crate::{
+    rules::{Excuse, Fields, Rule, Scope},
+    stack::{Attributes, Kind, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX},
+    unpackers::Tool,
+};
+use std::collections::BTreeMap;
+
+/// The excuses for differences over `stack`.
+pub fn excuses(stack: &Stack) -> Vec<Excuse> {
+    let mut model = Model::new();
+    for (layer, members) in stack.layers.iter().map(|layer| &layer.members).enumerate() {
+        model.layer = layer;
+        for member in members {
+            if model.apply(member) == Flow::EverybodyRefuses {
+                return model.excuses;
+            }
+        }
+    }
+    model.judge_attributes();
+    model.excuses
+}
+
+const UNPRINCIPLED: [Tool; 2] = [Tool::Containerd, Tool::Storage];
+const RUNTIME_DIRS: [&[u8]; 3] = [b"proc", b"sys", b"dev"];
+/// As in path_resolution(7).
+const LINKS_FOLLOWED_MAX: usize = 40;
+const ACCESS_LIST_DEFAULT: &str = "system.posix_acl_default";
+
+type Path = Vec<u8>;
+
+struct Model {
+    layer: usize,
+    /// By path from the root, links resolved; the root is the empty path.
+    nodes: BTreeMap<Path, Node>,
+    inodes: Vec<Attributes>,
+    excuses: Vec<Excuse>,
+    /// Excuses for whatever paths these inodes have in the end.
+    of_inodes: Vec<(usize, Rule, Tool, Fields)>,
+    root_has_entry: bool,
+}
+
+#[derive(Clone)]
+struct Node {
+    shape: Shape,
+    inode: usize,
+    /// The last layer that has an entry for it.
+    described_in: Option<usize>,
+    /// The last layer that has an entry at or below it.
+    touched_in: usize,
+    /// Tools that do not have it, or have something else.
+    tainted: Vec<Tool>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Shape {
+    Directory,
+    Link(Path),
+    Leaf,
+}
+
+#[derive(PartialEq)]
+enum Flow {
+    GoOn,
+    EverybodyRefuses,
+}
+
+/// Where a path's directory is.
+#[derive(Default)]
+struct Resolved {
+    path: Path,
+    /// The first component that is not there.
+    missing: Option<Path>,
+    /// A component that is no directory.
+    no_directory: Option<Path>,
+    tainted: Vec<Tool>,
+}
+
+struct Looped;
+
+impl Model {
+    fn new() -> Self {
+        let root = Node {
+            shape: Shape::Directory,
+            inode: 0,
+            described_in: None,
+            touched_in: 0,
+            tainted: vec![],
+        };
+        Self {
+            layer: 0,
+            nodes: BTreeMap::from([(vec![], root)]),
+            inodes: vec![Attributes::plain(0o755)],
+            excuses: vec![],
+            of_inodes: vec![],
+            root_has_entry: false,
+        }
+    }
+
+    fn apply(&mut self, member: &Member) -> Flow {
+        let names = normalise(&member.name);
+        if leaves_the_root(&member.name) {
+            self.refusal(Rule::LeavesTheRoot, &[Tool::Storage]);
+        }
+        let Some((name, parents)) = names.split_last() else {
+            self.describe_root(member);
+            return Flow::GoOn;
+        };
+        let Ok(parent) = self.resolve(parents) else {
+            self.refusal(Rule::Loop, &Tool::ALL);
+            self.excuse(Rule::Loop, &Tool::ALL, Scope::OurRefusal);
+            return Flow::EverybodyRefuses;
+        };
+        self.note_taint(&parent.tainted);
+        if parent.no_directory.is_some() {
+            self.refusal(Rule::ParentIsNoDirectory, &UNPRINCIPLED);
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
+            self.hide(&parent, hidden, *name == OPAQUE_MARK);
+            return Flow::GoOn;
+        }
+        let path = join(&parent.path, name);
+        if is_runtime(&names) && !is_runtime(&split(&path)) {
+            self.below(Rule::RuntimeDirs, &Tool::ALL, path.clone(), Fields::ALL);
+        }
+        let mut tainted = parent.tainted.clone();
+        if is_runtime(&names) {
+            tainted.extend(Tool::ALL);
+        }
+        match &member.kind {
+            Kind::Hardlink(target) => return self.link(member, &path, &target.0, parent, tainted),
+            Kind::Directory => {
+                self.make_parents(&parent, &tainted);
+                self.directory(member, path, tainted);
+            }
+            kind => {
+                self.make_parents(&parent, &tainted);
+                let shape = match kind {
+                    Kind::Symlink(target) => Shape::Link(target.0.clone()),
+                    _ => Shape::Leaf,
+                };
+                let is_file = matches!(kind, Kind::File(_) | Kind::Sparse { .. });
+                if is_old_gnu_sparse(kind) {
+                    self.refusal(Rule::OldGnuSparse, &Tool::ALL);
+                }
+                self.check_user_xattrs(&member.attributes, is_file);
+                self.replace(path, shape, member.attributes.clone(), tainted);
+            }
+        }
+        Flow::GoOn
+    }
+
+    fn describe_root(&mut self, member: &Member) {
+        self.root_has_entry = true;
+        self.inodes[0] = member.attributes.clone();
+        let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
+        self.at(Rule::RootEntry, &[Tool::Containerd], vec![], fields);
+        self.note_directory_xattrs(0, &member.attributes.clone());
+    }
+
+    fn directory(&mut self, member: &Member, path: Path, tainted: Vec<Tool>) {
+        match self.nodes.get(&path).map(|node| (&node.shape, node.inode)) {
+            Some((Shape::Directory, inode)) => {
+                self.note_directory_xattrs(inode, &member.attributes);
+                self.inodes[inode] = member.attributes.clone();
+                let layer = self.layer;
+                if let Some(node) = self.nodes.get_mut(&path) {
+                    node.described_in = Some(layer);
+                    node.touched_in = layer;
+                }
+            }
+            _ => self.replace(path, Shape::Directory, member.attributes.clone(), tainted),
+        }
+    }
+
+    fn note_directory_xattrs(&mut self, inode: usize, new: &Attributes) {
+        let has = |name: &String| new.xattrs.iter().any(|(there, _)| there == name);
+        let lost = self.inodes[inode].xattrs.iter().any(|(name, _)| !has(name));
+        // What a tool has kept once, it keeps for good.
+        if lost {
+            for tool in UNPRINCIPLED {
+                self.of_inodes
+                    .push((inode, Rule::DirectoryXattrs, tool, Fields::XATTRS));
+            }
+        }
+    }
+
+    fn link(
+        &mut self,
+        member: &Member,
+        path: &Path,
+        target: &[u8],
+        parent: Resolved,
+        mut tainted: Vec<Tool>,
+    ) -> Flow {
+        if leaves_the_root(target) {
+            self.refusal(Rule::LeavesTheRoot, &[Tool::Storage]);
+        }
+        let names = normalise(target);
+        if is_runtime(&names) {
+            self.excuse(Rule::RuntimeDirs, &Tool::ALL, Scope::OurRefusal);
+        }
+        let (name, parents) = match names.split_last() {
+            Some(split) => split,
+            None => return self.everybody_refuses(Rule::LinkToDirectory),
+        };
+        let Ok(target_parent) = self.resolve(parents) else {
+            return self.everybody_refuses(Rule::Loop);
+        };
+        tainted.extend(&target_parent.tainted);
+        let target = join(&target_parent.path, name);
+        if is_runtime(&split(&target)) {
+            self.excuse(Rule::RuntimeDirs, &Tool::ALL, Scope::OurRefusal);
+        }
+        let found = self.nodes.get(&target).cloned();
+        let Some(found) = found.filter(|_| target_parent.no_directory.is_none()) else {
+            return self.everybody_refuses(Rule::LinkToNothing);
+        };
+        if found.shape == Shape::Directory {
+            return self.everybody_refuses(Rule::LinkToDirectory);
+        }
+        if is_at_or_below(&target, path) {
+            return self.everybody_refuses(Rule::LinkToItself);
+        }
+        tainted.extend(&found.tainted);
+        self.note_taint(&tainted);
+        self.check_user_xattrs(&member.attributes, found.shape == Shape::Leaf);
+        self.note_link_attributes(&found, &member.attributes);
+        self.make_parents(&parent, &tainted);
+        self.remove(path);
+        // A tool that has something else under the target's name gives that to this path, too.
+        for &tool in &tainted {
+            self.below(Rule::Consequence, &[tool], path.clone(), Fields::ALL);
+        }
+        let node = Node {
+            described_in: Some(self.layer),
+            touched_in: self.layer,
+            tainted,
+            ..found
+        };
+        self.nodes.insert(path.clone(), node);
+        Flow::GoOn
+    }
+
+    /// Whoever does not refuse has found what the rule says is not there.
+    fn everybody_refuses(&mut self, rule: Rule) -> Flow {
+        self.refusal(rule, &Tool::ALL);
+        self.excuse(rule, &Tool::ALL, Scope::OurRefusal);
+        Flow::EverybodyRefuses
+    }
+
+    fn note_link_attributes(&mut self, found: &Node, new: &Attributes) {
+        let inode = found.inode;
+        let old = &self.inodes[inode];
+        let lost = |only: &str| {
+            old.xattrs.iter().any(|(name, _)| {
+                name.starts_with(only) && !new.xattrs.iter().any(|(there, _)| there == name)
+            })
+        };
+        let (any_lost, capability_lost) = (lost(""), lost("security.capability"));
+        let (old_mtime, old_xattrs) = (old.mtime, old.xattrs.clone());
+        let mut excuse = |rule, tool, fields| self.of_inodes.push((inode, rule, tool, fields));
+        if any_lost {
+            excuse(Rule::LinkXattrs, Tool::Umoci, Fields::XATTRS);
+        }
+        if capability_lost {
+            for tool in UNPRINCIPLED {
+                excuse(Rule::LinkXattrs, tool, Fields::XATTRS);
+            }
+        }
+        if matches!(found.shape, Shape::Link(_)) && old_mtime != new.mtime {
+            excuse(Rule::LinkTimes, Tool::Storage, Fields::MTIME);
+        }
+        let mut merged = new.clone();
+        for (name, value) in old_xattrs {
+            if !merged.xattrs.iter().any(|(there, _)| *there == name) {
+                merged.xattrs.push((name, value));
+            }
+        }
+        self.inodes[inode] = merged;
+    }
+
+    /// A whiteout of `name` in `parent`, or an opaque mark on `parent`.
+    fn hide(&mut self, parent: &Resolved, name: &[u8], is_opaque: bool) {
+        if let Some(missing) = &parent.missing {
+            self.below(
+                Rule::WhiteoutMakesParents,
+                &UNPRINCIPLED,
+                missing.clone(),
+                Fields::ALL,
+            );
+        }
+        if parent.missing.is_some() || parent.no_directory.is_some() {
+            return;
+        }
+        let top = match is_opaque {
+            true => parent.path.clone(),
+            false => join(&parent.path, name),
+        };
+        let below: Vec<Path> = self
+            .nodes
+            .keys()
+            .filter(|path| is_at_or_below(path, &top) && (!is_opaque || **path != top))
+            .cloned()
+            .collect();
+        for path in below {
+            let Some(node) = self.nodes.get_mut(&path) else {
+                continue;
+            };
+            if node.touched_in != self.layer {
+                self.nodes.remove(&path);
+                continue;
+            }
+            let described = node.described_in == Some(self.layer);
+            if is_opaque && described {
+                continue;
+            }
+            node.tainted.extend(UNPRINCIPLED);
+            let rule = match is_opaque {
+                true => Rule::OwnLayerOpaque,
+                false => Rule::OwnLayerWhiteout,
+            };
+            self.below(rule, &UNPRINCIPLED, path, Fields::ALL);
+        }
+    }
+
+    /// Makes the missing parents, replaces what is in the way, and marks them as this layer's.
+    fn make_parents(&mut self, parent: &Resolved, tainted: &[Tool]) {
+        if let Some(in_the_way) = &parent.no_directory {
+            self.remove(in_the_way);
+        }
+        let names = split(&parent.path);
+        for depth in 0..=names.len() {
+            let path = names[..depth].join(&b'/');
+            let layer = self.layer;
+            if let Some(node) = self.nodes.get_mut(&path) {
+                node.touched_in = layer;
+                self.note_default_list(&path);
+                continue;
+            }
+            let implied = Attributes::plain(0o755);
+            if self.inherits_list(&path) {
+                let fields = Fields::ATTRIBUTES.and(Fields::XATTRS);
+                self.below(Rule::DefaultAcl, &Tool::ALL, path.clone(), fields);
+            }
+            self.insert(path, Shape::Directory, implied, tainted.to_vec());
+        }
+    }
+
+    /// Something is created in the directory at `path`, and inherits its default access list.
+    fn note_default_list(&mut self, path: &Path) {
+        if self.has_default_list(path) {
+            let fields = Fields::ATTRIBUTES.and(Fields::XATTRS);
+            self.below(Rule::DefaultAcl, &UNPRINCIPLED, path.clone(), fields);
+        }
+    }
+
+    fn inherits_list(&self, path: &[u8]) -> bool {
+        let names = split(path);
+        (0..names.len()).any(|depth| self.has_default_list(&names[..depth].join(&b'/')))
+    }
+
+    fn has_default_list(&self, path: &[u8]) -> bool {
+        let node = self.nodes.get(path);
+        node.is_some_and(|node| {
+            let xattrs = &self.inodes[node.inode].xattrs;
+            xattrs.iter().any(|(name, _)| name == ACCESS_LIST_DEFAULT)
+        })
+    }
+
+    fn replace(&mut self, path: Path, shape: Shape, attributes: Attributes, tainted: Vec<Tool>) {
+        self.remove(&path);
+        for &tool in &tainted {
+            self.below(Rule::Consequence, &[tool], path.clone(), Fields::ALL);
+        }
+        self.insert(path.clone(), shape, attributes, tainted);
+        let layer = self.layer;
+        if let Some(node) = self.nodes.get_mut(&path) {
+            node.described_in = Some(layer);
+        }
+    }
+
+    fn insert(&mut self, path: Path, shape: Shape, attributes: Attributes, tainted: Vec<Tool>) {
+        self.inodes.push(attributes);
+        let node = Node {
+            shape,
+            inode: self.inodes.len() - 1,
+            described_in: None,
+            touched_in: self.layer,
+            tainted,
+        };
+        self.nodes.insert(path, node);
+    }
+
+    fn remove(&mut self, top: &[u8]) {
+        self.nodes.retain(|path, _| !is_at_or_below(path, top));
+    }
+
+    fn check_user_xattrs(&mut self, attributes: &Attributes, may_have_them: bool) {
+        let has_some = |(name, _): &(String, _)| name.starts_with("user.");
+        if !may_have_them && attributes.xattrs.iter().any(has_some) {
+            self.refusal(Rule::UserXattrOnSpecial, &[Tool::Umoci, Tool::Storage]);
+        }
+    }
+
+    /// Rules that look at what the inodes have in the end.
+    fn judge_attributes(&mut self) {
+        if !self.root_has_entry {
+            self.at(Rule::RootWithoutEntry, &Tool::ALL, vec![], Fields::MTIME);
+        }
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|(path, node)| (path.clone(), node.inode))
+            .collect();
+        for (path, inode) in nodes {
+            let Attributes { mtime, xattrs, .. } = self.inodes[inode].clone();
+            if mtime.0 < 0 {
+                let rule = Rule::TimeBefore1970;
+                self.at(rule, &UNPRINCIPLED, path.clone(), Fields::MTIME);
+            }
+            for (name, value) in xattrs {
+                if value.0.is_empty() {
+                    self.at(Rule::EmptyXattr, &Tool::ALL, path.clone(), Fields::XATTRS);
+                }
+                if name.starts_with("trusted.") {
+                    let tools = [Tool::Containerd];
+                    self.at(Rule::TrustedXattr, &tools, path.clone(), Fields::XATTRS);
+                }
+            }
+            for (flagged, rule, tool, fields) in self.of_inodes.clone() {
+                if flagged == inode {
+                    self.at(rule, &[tool], path.clone(), fields);
+                }
+            }
+        }
+    }
+
+    fn resolve(&self, names: &[&[u8]]) -> Result<Resolved, Looped> {
+        let mut to_go: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
+        let mut at = Resolved::default();
+        let mut entered: Vec<Vec<u8>> = vec![];
+        let mut links = 0;
+        while let Some(name) = to_go.pop() {
+            match name.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    entered.pop();
+                    continue;
+                }
+                _ => entered.push(name),
+            }
+            let path = entered.join(&b'/');
+            let Some(node) = self.nodes.get(&path) else {
+                at.missing.get_or_insert(path);
+                continue;
+            };
+            at.tainted.extend(&node.tainted);
+            match &node.shape {
+                Shape::Directory => {}
+                Shape::Leaf => {
+                    at.no_directory.get_or_insert(path);
+                }
+                Shape::Link(target) => {
+                    links += 1;
+                    if links > LINKS_FOLLOWED_MAX {
+                        return Err(Looped);
+                    }
+                    entered.pop();
+                    if target.starts_with(b"/") {
+                        entered.clear();
+                    }
+                    to_go.extend(target.rsplit(|&byte| byte == b'/').map(<[u8]>::to_vec));
+                }
+            }
+        }
+        at.path = entered.join(&b'/');
+        Ok(at)
+    }
+
+    /// After a tool was let have something else, it may stumble over that.
+    fn note_taint(&mut self, tools: &[Tool]) {
+        self.refusal(Rule::Consequence, tools);
+    }
+
+    fn refusal(&mut self, rule: Rule, tools: &[Tool]) {
+        self.excuse(rule, tools, Scope::Refusal);
+    }
+
+    fn at(&mut self, rule: Rule, tools: &[Tool], path: Path, fields: Fields) {
+        self.excuse(rule, tools, Scope::At(path, fields));
+    }
+
+    fn below(&mut self, rule: Rule, tools: &[Tool], path: Path, fields: Fields) {
+        self.excuse(rule, tools, Scope::Below(path, fields));
+    }
+
+    fn excuse(&mut self, rule: Rule, tools: &[Tool], scope: Scope) {
+        for &tool in tools {
+            let scope = scope.clone();
+            let excuse = Excuse { rule, tool, scope };
+            if !self.excuses.contains(&excuse) {
+                self.excuses.push(excuse);
+            }
+        }
+    }
+}
+
+fn is_old_gnu_sparse(kind: &Kind) -> bool {
+    let format = SparseFormat::OldGnu;
+    matches!(kind, Kind::Sparse { format: found, .. } if *found == format)
+}
+
+/// The components of a path inside the root: no empty ones, no `.`, and `..` resolved.
+fn normalise(path: &[u8]) -> Vec<&[u8]> {
+    let mut names = Vec::new();
+    for name in path.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            _ => names.push(name),
+        }
+    }
+    names
+}
+
+/// Whether `..` would lead out of the directory that `path` is relative to.
+fn leaves_the_root(path: &[u8]) -> bool {
+    let mut depth = 0;
+    let step = |name: &[u8]| match name {
+        b"" | b"." => 0,
+        b".." => -1,
+        _ => 1,
+    };
+    let mut steps = path.split(|&byte| byte == b'/').map(step);
+    !path.starts_with(b"/")
+        && steps.any(|step| {
+            depth += step;
+            depth < 0
+        })
+}
+
+/// Whether this is `/proc`, `/sys` or `/dev`, or below.
+fn is_runtime(names: &[&[u8]]) -> bool {
+    names
+        .first()
+        .is_some_and(|name| RUNTIME_DIRS.contains(name))
+}
+
+fn split(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+fn join(parent: &[u8], name: &[u8]) -> Path {
+    match parent {
+        b"" => name.to_vec(),
+        _ => [parent, b"/", name].concat(),
+    }
+}
+
+/// Whether `path` is `top` or lies below.
+pub fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
+    top.is_empty()
+        || path
+            .strip_prefix(top)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
