@@ -11,6 +11,7 @@ mod progress;
 mod publish;
 mod umount;
 mod units;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use common::CommonArgs;
@@ -38,6 +39,7 @@ enum Command {
     Umount(umount::UmountArgs),
     Ls(list::LsArgs),
     Cat(list::CatArgs),
+    Verify(verify::VerifyArgs),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         Command::Umount(args) => umount::run(args),
         Command::Ls(args) => list::ls(&cli.common, args),
         Command::Cat(args) => list::cat(&cli.common, args),
+        // The result has exit codes of its own.
+        Command::Verify(args) => return verify::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

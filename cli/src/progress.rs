@@ -1,12 +1,13 @@
-//! How far indexing is: bars on a terminal, plain lines in a log.
+//! How far indexing and verifying are: bars on a terminal, plain lines in a log.
 
 use crate::units;
 use clip_engine::{Progress, registry::ResolvedImage};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
+    collections::HashMap,
     io::IsTerminal,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,19 +16,19 @@ use std::{
 /// Without a terminal, a line is written so often.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// Shows progress on stderr.
+/// Shows how far layers are, on stderr: bars if that is a terminal, else lines.
 #[derive(Debug)]
-pub struct Shown {
-    verbose: bool,
+pub struct LayerProgress {
+    /// What has been done to so many bytes: `indexed`, `verified`.
+    verb: &'static str,
     display: Display,
-    left_out: AtomicU64,
 }
 
 #[derive(Debug)]
 enum Display {
     Bars {
         all: MultiProgress,
-        layers: Mutex<Vec<ProgressBar>>,
+        layers: Mutex<HashMap<usize, ProgressBar>>,
     },
     Lines {
         total: AtomicU64,
@@ -36,9 +37,9 @@ enum Display {
     },
 }
 
-impl Shown {
-    /// Bars if stderr is a terminal, else lines. `verbose` lists every entry that is left out.
-    pub fn new(verbose: bool) -> Self {
+impl LayerProgress {
+    /// Nothing to show yet.
+    pub fn new(verb: &'static str) -> Self {
         let display = match std::io::stderr().is_terminal() {
             true => Display::Bars {
                 all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
@@ -50,71 +51,47 @@ impl Shown {
                 last: Mutex::new(Instant::now()),
             },
         };
-        Self {
-            verbose,
-            display,
-            left_out: AtomicU64::new(0),
-        }
+        Self { verb, display }
     }
 
-    /// How many entries were left out.
-    pub fn left_out_count(&self) -> u64 {
-        self.left_out.load(Ordering::Relaxed)
-    }
-
-    fn print(&self, line: &str) {
+    /// These layers follow: position, the first digits of the digest, bytes.
+    pub fn begin(&self, layers: impl Iterator<Item = (usize, String, u64)>) {
         match &self.display {
-            Display::Bars { all, .. } => drop(all.println(line)),
-            Display::Lines { .. } => eprintln!("{line}"),
-        }
-    }
-}
-
-impl Progress for Shown {
-    fn resolved(&self, image: &ResolvedImage) {
-        let total = image.layers.iter().map(|layer| layer.size).sum();
-        self.print(&format!(
-            "{}, {}, {}",
-            units::count(image.layers.len() as u64, "layer"),
-            units::bytes(total),
-            image.manifest_digest
-        ));
-        match &self.display {
-            Display::Bars { all, layers } => {
+            Display::Bars { all, layers: bars } => {
                 let style = ProgressStyle::with_template(
                     "{prefix} {bar:30} {decimal_bytes:>10} of {decimal_total_bytes:10} {decimal_bytes_per_sec}",
                 )
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-                let bar = |layer: &clip_engine::registry::LayerDescriptor| {
-                    let bar = all.add(ProgressBar::new(layer.size).with_style(style.clone()));
-                    bar.set_prefix(layer.digest.hex()[..12].to_owned());
-                    bar
+                let bar = |(index, name, size)| {
+                    let bar = all.add(ProgressBar::new(size).with_style(style.clone()));
+                    bar.set_prefix(name);
+                    (index, bar)
                 };
-                *layers.lock().unwrap_or_else(PoisonError::into_inner) =
-                    image.layers.iter().map(bar).collect();
+                lock(bars).extend(layers.map(bar));
             }
-            Display::Lines { total: sum, .. } => sum.store(total, Ordering::Relaxed),
+            Display::Lines { total, .. } => {
+                let bytes = layers.map(|(_, _, size)| size).sum();
+                total.fetch_add(bytes, Ordering::Relaxed);
+            }
         }
     }
 
-    fn advanced(&self, index: usize, bytes: u64) {
+    /// So many more bytes of layer `index` are done.
+    pub fn advanced(&self, index: usize, bytes: u64) {
         match &self.display {
             Display::Bars { layers, .. } => {
-                if let Some(bar) = layers
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get(index)
-                {
+                if let Some(bar) = lock(layers).get(&index) {
                     bar.inc(bytes);
                 }
             }
             Display::Lines { total, done, last } => {
                 let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut last = lock(last);
                 if last.elapsed() >= LINE_EVERY {
                     *last = Instant::now();
                     eprintln!(
-                        "indexed {} of {}",
+                        "{} {} of {}",
+                        self.verb,
                         units::bytes(done),
                         units::bytes(total.load(Ordering::Relaxed))
                     );
@@ -123,24 +100,83 @@ impl Progress for Shown {
         }
     }
 
-    fn layer_done(&self, index: usize) {
+    /// Layer `index` is done.
+    pub fn layer_done(&self, index: usize) {
         if let Display::Bars { layers, .. } = &self.display
-            && let Some(bar) = layers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(index)
+            && let Some(bar) = lock(layers).get(&index)
         {
             bar.finish_and_clear();
         }
     }
 
+    /// A line above the bars.
+    pub fn print(&self, line: &str) {
+        match &self.display {
+            Display::Bars { all, .. } => drop(all.println(line)),
+            Display::Lines { .. } => eprintln!("{line}"),
+        }
+    }
+}
+
+/// Shows how far indexing is.
+#[derive(Debug)]
+pub struct Shown {
+    verbose: bool,
+    layers: LayerProgress,
+    left_out: AtomicU64,
+}
+
+impl Shown {
+    /// `verbose` lists every entry that is left out.
+    pub fn new(verbose: bool) -> Self {
+        Self {
+            verbose,
+            layers: LayerProgress::new("indexed"),
+            left_out: AtomicU64::new(0),
+        }
+    }
+
+    /// How many entries were left out.
+    pub fn left_out_count(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+}
+
+impl Progress for Shown {
+    fn resolved(&self, image: &ResolvedImage) {
+        let total = image.layers.iter().map(|layer| layer.size).sum();
+        self.layers.print(&format!(
+            "{}, {}, {}",
+            units::count(image.layers.len() as u64, "layer"),
+            units::bytes(total),
+            image.manifest_digest
+        ));
+        let layers = image.layers.iter().enumerate();
+        self.layers.begin(layers.map(|(index, layer)| {
+            let name = layer.digest.hex()[..12].to_owned();
+            (index, name, layer.size)
+        }));
+    }
+
+    fn advanced(&self, index: usize, bytes: u64) {
+        self.layers.advanced(index, bytes);
+    }
+
+    fn layer_done(&self, index: usize) {
+        self.layers.layer_done(index);
+    }
+
     fn left_out(&self, path: &[u8]) {
         self.left_out.fetch_add(1, Ordering::Relaxed);
         if self.verbose {
-            self.print(&format!(
+            self.layers.print(&format!(
                 "Left out runtime path /{}",
                 String::from_utf8_lossy(path)
             ));
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,4 +14,6 @@ mod sharing;
 mod talk;
 mod transcript;
 mod users;
+mod verify;
+mod verify_cache;
 mod warm;

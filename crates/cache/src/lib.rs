@@ -17,12 +17,14 @@
 //! the data reached the disk, so every state from before is "unverified": the span's digest is
 //! computed once more before its first use. The same after somebody replaced or cut the data file.
 
+mod audit;
 mod fetch;
 mod layer;
 mod staged;
 mod states;
 mod stats;
 
+pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit};
 pub use fetch::FillError;
 pub use layer::{LayerReader, LayerSpec, ReadError, SpanCache, Windows};
 pub use stats::CacheStats;

@@ -76,11 +76,7 @@ impl SpanStates {
 
     /// The state of span `index`.
     pub fn get(&self, index: usize) -> SpanState {
-        match self.slot(index).load(Ordering::Acquire) {
-            1 => SpanState::Present,
-            2 => SpanState::Unverified,
-            _ => SpanState::Absent,
-        }
+        SpanState::of(self.slot(index).load(Ordering::Acquire))
     }
 
     /// Sets the state of span `index`; what was written before is visible to who sees the state.
@@ -103,7 +99,59 @@ impl SpanStates {
     }
 }
 
+/// The table as somebody sees it who changes nothing and holds no map: for checks beside running
+/// mounts. A read of the file sees what the maps hold (same page cache).
+#[derive(Debug)]
+pub struct SpanStatesSeen {
+    file: File,
+    len: usize,
+    /// False if nobody trusts the states before checking: they are from before the machine was
+    /// started, or speak of another data file.
+    pub trusted: bool,
+}
+
+impl SpanStatesSeen {
+    /// Opens the table at `path` for `len` spans; none if it is not there or of another shape, in
+    /// which case the cache begins anew.
+    pub fn open(path: &Path, len: usize, data_inode: u64) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let data = DataFile {
+            inode: data_inode,
+            whole: true,
+        };
+        let expected = header(len, data)?;
+        let mut found = [0; HEADER_LEN];
+        if !has_shape(&file, len, &expected, &mut found)? {
+            return Ok(None);
+        }
+        let trusted = found == expected;
+        Ok(Some(Self { file, len, trusted }))
+    }
+
+    /// The state of span `index` now; a table that was cut meanwhile knows nothing.
+    pub fn get(&self, index: usize) -> io::Result<SpanState> {
+        assert!(index < self.len, "span {index} of {}", self.len);
+        let mut code = [0; 4];
+        let at = (HEADER_LEN + 4 * index) as u64;
+        match self.file.read_exact_at(&mut code, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(SpanState::Absent),
+            read => read.map(|()| SpanState::of(u32::from_ne_bytes(code))),
+        }
+    }
+}
+
 impl SpanState {
+    fn of(code: u32) -> Self {
+        match code {
+            1 => Self::Present,
+            2 => Self::Unverified,
+            _ => Self::Absent,
+        }
+    }
+
     fn code(self) -> u32 {
         match self {
             Self::Absent => 0,
@@ -117,17 +165,9 @@ impl SpanState {
 /// started, or of another data file.
 fn prepare(file: &File, len: usize, data: DataFile) -> io::Result<()> {
     let size = HEADER_LEN + 4 * len;
-    let mut header = [0; HEADER_LEN];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_ne_bytes());
-    header[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
-    header[BOOT_ID_AT..INODE_AT].copy_from_slice(&boot_id()?);
-    header[INODE_AT..INODE_END].copy_from_slice(&data.inode.to_ne_bytes());
+    let header = header(len, data)?;
     let mut found = [0; HEADER_LEN];
-    let same_shape = file.metadata()?.len() == size as u64
-        && file.read_exact_at(&mut found, 0).is_ok()
-        && found[..BOOT_ID_AT] == header[..BOOT_ID_AT];
-    if !same_shape {
+    if !has_shape(file, len, &header, &mut found)? {
         // Written, not just made longer: a store to a mapped hole on a full disk kills the process.
         let mut table = vec![0; size];
         table[..HEADER_LEN].copy_from_slice(&header);
@@ -146,6 +186,29 @@ fn prepare(file: &File, len: usize, data: DataFile) -> io::Result<()> {
     }
     file.write_all_at(&states, HEADER_LEN as u64)?;
     file.write_all_at(&header, 0)
+}
+
+/// The header of a table that can be trusted.
+fn header(len: usize, data: DataFile) -> io::Result<[u8; HEADER_LEN]> {
+    let mut header = [0; HEADER_LEN];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_ne_bytes());
+    header[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
+    header[BOOT_ID_AT..INODE_AT].copy_from_slice(&boot_id()?);
+    header[INODE_AT..INODE_END].copy_from_slice(&data.inode.to_ne_bytes());
+    Ok(header)
+}
+
+/// Whether `file` is a table for `len` spans. Its header goes to `found`.
+fn has_shape(
+    file: &File,
+    len: usize,
+    header: &[u8; HEADER_LEN],
+    found: &mut [u8; HEADER_LEN],
+) -> io::Result<bool> {
+    Ok(file.metadata()?.len() == (HEADER_LEN + 4 * len) as u64
+        && file.read_exact_at(found, 0).is_ok()
+        && found[..BOOT_ID_AT] == header[..BOOT_ID_AT])
 }
 
 /// Identifies the run of the kernel (random(4), /proc/sys/kernel/random/boot_id).

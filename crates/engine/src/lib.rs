@@ -1,4 +1,5 @@
-//! The two verbs end to end, one page each: [`index_image`] and [`Node::open_image`].
+//! The two verbs end to end, one page each: [`index_image`] and [`Node::open_image`]. And the judge
+//! of both: [`verify_image`].
 //!
 //! Everything else in this crate serves these two: progress for people, errors with the reason that
 //! a Kubernetes condition shows, and the state directory of a node.
@@ -7,14 +8,20 @@ mod index_image;
 mod layer_content;
 mod open_image;
 mod state_dir;
+mod verify;
 
 pub use clip_archive::{Archive, Digest, RuntimeDirs};
+pub use clip_cache::{CacheAudit, DamagedSpan, SpanDamage};
 pub use clip_fs::{ImageFs, Layout, MountOptions, Session, mount_points};
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};
 pub use open_image::{Node, NodeOptions, OpenImageError, OpenedImage};
 pub use state_dir::StateDir;
+pub use verify::{
+    BadSpan, CacheVerified, CacheVerifyError, CachedTree, Finding, LayerVerified, SpanProblem,
+    Status, Verified, VerifyOptions, VerifyProgress, verify_cache, verify_image,
+};
 
 /// The digest type of archives for one of the registry's. Both are SHA-256.
 pub fn digest_of(digest: &clip_registry::Digest) -> Digest {

@@ -32,6 +32,11 @@ impl StateDir {
         Ok(Self(dir))
     }
 
+    /// The state directory at `dir` for somebody who only looks: nothing is created.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self(dir.into())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
