@@ -25,7 +25,10 @@ pub fn is_configuration(body: &[u8]) -> bool {
 /// Whether one of these `WWW-Authenticate` headers can be answered.
 pub fn is_challenge(values: &[&[u8]]) -> bool {
     let mut headers = HeaderMap::new();
-    for value in values.iter().filter_map(|v| HeaderValue::from_bytes(v).ok()) {
+    for value in values
+        .iter()
+        .filter_map(|v| HeaderValue::from_bytes(v).ok())
+    {
         headers.append(WWW_AUTHENTICATE, value);
     }
     auth::parse_challenge(&headers).is_some()
