@@ -12,7 +12,7 @@ use clip_seek::{
 use std::{error::Error, fs, hint::black_box};
 
 /// As the archive is packed.
-const ZSTD_LEVEL: i32 = 15;
+const ZSTD_LEVEL: i32 = 12;
 const ROUNDS: usize = 5;
 /// As pieces come from a registry.
 const PIECE_LEN: usize = 64 << 10;

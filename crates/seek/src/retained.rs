@@ -32,7 +32,7 @@ struct Filled {
 }
 
 /// Buffers kept for the next ones; more would be memory held for a peak that has passed.
-const SPARE_MAX: usize = 4;
+const SPARE_MAX: usize = 16;
 
 impl Retained {
     pub fn new() -> Self {

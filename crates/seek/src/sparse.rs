@@ -19,7 +19,7 @@ impl Marks {
     pub fn add(&mut self, references: &[Reference], distance: usize) {
         for reference in references {
             if let Some(reach @ 1..) = reference.reach().checked_sub(distance) {
-                self.mark(WINDOW_LEN - reach, reference.len().min(reach));
+                self.mark(WINDOW_LEN - reach, reference.match_len().min(reach));
             }
         }
     }

@@ -162,7 +162,7 @@ fn decode_anywhere(
 
     bits.at = reader.at;
     bits.buffer = reader.bits;
-    bits.count = reader.count;
+    bits.count = reader.count & 0xff;
     output.at = at;
     let noted = references.len();
     output.references.set_len(noted);
@@ -179,6 +179,7 @@ struct Reader<'a> {
     input: &'a [u8],
     at: usize,
     bits: u64,
+    /// Only the low 8 bits count: so a whole entry can be subtracted.
     count: u32,
 }
 
@@ -190,7 +191,7 @@ impl Reader<'_> {
     /// be [`INPUT_MARGIN`] before the input's end, as it moves by 7 at most.
     #[inline(always)]
     unsafe fn refill(&mut self) {
-        debug_assert!(self.count < 64 && self.at + 8 <= self.input.len());
+        debug_assert!(self.count & 0xff < 64 && self.at + 8 <= self.input.len());
         // SAFETY: the caller's promise; the read asks for no alignment.
         let word = unsafe {
             self.input
@@ -200,17 +201,18 @@ impl Reader<'_> {
                 .read_unaligned()
         };
         self.bits |= u64::from_le(word) << (self.count & 63);
-        self.at += ((63 - self.count) >> 3) as usize;
+        self.at += 7;
+        self.at -= ((self.count >> 3) & 7) as usize;
         self.count |= 56;
     }
 
     /// Drops what `entry` takes; gives the bits from before.
     #[inline(always)]
     fn consume(&mut self, entry: u32) -> u64 {
+        debug_assert!(drop_len(entry) <= self.count & 0xff);
         let before = self.bits;
-        debug_assert!(drop_len(entry) <= self.count);
-        self.bits >>= drop_len(entry) & 63;
-        self.count = self.count.wrapping_sub(drop_len(entry));
+        self.bits >>= entry & 63;
+        self.count = self.count.wrapping_sub(entry);
         before
     }
 }
@@ -235,25 +237,40 @@ unsafe fn put(buffer: &mut [u8], at: usize, literal: u32) {
 unsafe fn copy_match(buffer: &mut [u8], at: usize, distance: usize, len: usize) {
     debug_assert!((1..=at).contains(&distance) && len <= MATCH_LEN_MAX);
     debug_assert!(at + MATCH_LEN_MAX + 32 <= buffer.len());
-    // SAFETY: `at` and `at - distance` lie inside the buffer. Every write begins less than `len`
-    // behind `at` in steps of at most 32 from there, so it ends before `at + len + 32`. Every read
-    // lies `distance` before a write, or is the 16 bytes from `at - distance`.
+    if distance < 16 {
+        // SAFETY: the caller's promise.
+        return unsafe { copy_short(buffer, at, distance, len) };
+    }
+    // SAFETY: each step begins less than `len` behind `at` and writes 32 bytes, so the last ends
+    // before `at + len + 32`; it reads `distance` before where it writes.
     unsafe {
-        let end = buffer.as_mut_ptr().add(at + len);
         let mut to = buffer.as_mut_ptr().add(at);
-        let mut from = to.sub(distance).cast_const();
-        if distance >= 16 {
-            loop {
-                copy_16(from, to);
-                copy_16(from.add(16), to.add(16));
-                from = from.add(32);
-                to = to.add(32);
-                if to >= end {
-                    return;
-                }
+        let end = to.add(len);
+        loop {
+            let from = to.sub(distance).cast_const();
+            copy_16(from, to);
+            copy_16(from.add(16), to.add(16));
+            to = to.add(32);
+            if to >= end {
+                return;
             }
         }
-        let (pattern, period) = repeat(from.cast::<u128>().read_unaligned(), distance);
+    }
+}
+
+/// The same for a `distance` below 16, where 16 bytes overlap what they are copied to: they are
+/// made in a register. Rare, and not inlined: it would take the loop's registers.
+///
+/// # Safety
+/// As for [`copy_match`].
+#[inline(never)]
+unsafe fn copy_short(buffer: &mut [u8], at: usize, distance: usize, len: usize) {
+    // SAFETY: 16 bytes lie behind `at - distance`; each step begins less than `len` behind `at` and
+    // writes 16 bytes, so the last ends before `at + len + 16`.
+    unsafe {
+        let mut to = buffer.as_mut_ptr().add(at);
+        let end = to.add(len);
+        let (pattern, period) = repeat(to.sub(distance).cast::<u128>().read_unaligned(), distance);
         loop {
             to.cast::<u128>().write_unaligned(pattern);
             to = to.add(period);

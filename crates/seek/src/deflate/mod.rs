@@ -35,7 +35,7 @@ use tables::Codes;
 
 /// A decoder of one deflate stream after another.
 pub struct Inflater {
-    codes: Codes,
+    codes: Box<Codes>,
     mode: Mode,
     in_last_block: bool,
     rest: SplitByte,
@@ -125,7 +125,7 @@ impl Inflater {
     /// A decoder at the start of a stream.
     pub fn new() -> Self {
         Self {
-            codes: Codes::new(),
+            codes: Box::new(Codes::new()),
             mode: Mode::Header,
             in_last_block: false,
             rest: SplitByte::default(),

@@ -40,24 +40,20 @@ pub struct References {
     pub(super) len: usize,
 }
 
-/// A match that begins before a border (and may end behind it).
+/// A match that begins before a border (and may end behind it): how far before it, less one, above
+/// 16 bits of its length. One word, as it is written for every match.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reference {
-    /// How far before the border it begins, less one.
-    reach: u16,
-    len: u16,
-}
+pub struct Reference(u32);
 
 impl Reference {
     /// Distance from the match's beginning to the border; 1 to 32,768.
     pub fn reach(self) -> usize {
-        usize::from(self.reach) + 1
+        (self.0 >> 16) as usize + 1
     }
 
     /// Length of the match; 3 to 258.
-    #[allow(clippy::len_without_is_empty)]
-    pub fn len(self) -> usize {
-        usize::from(self.len)
+    pub fn match_len(self) -> usize {
+        usize::from(self.0 as u16)
     }
 }
 
@@ -195,11 +191,9 @@ impl Cursor<'_> {
     /// border the answer is as good as random.
     #[inline(always)]
     pub(super) fn note(&mut self, from: usize, len: usize) {
-        let reach = self.border.wrapping_sub(from);
-        self.noted[self.len & (REFERENCES_LEN - 1)] = Reference {
-            reach: reach.wrapping_sub(1) as u16,
-            len: len as u16,
-        };
+        let reach = self.border.wrapping_sub(from) as u32;
+        self.noted[self.len & (REFERENCES_LEN - 1)] =
+            Reference(reach.wrapping_sub(1) << 16 | len as u32);
         self.len += usize::from(from < self.border);
     }
 }

@@ -44,16 +44,16 @@ const DISTANCE_TABLE_LEN: usize = 512;
 
 /// The two codes of a block.
 pub struct Codes {
-    literals: Box<[u32; LITERAL_TABLE_LEN]>,
-    distances: Box<[u32; DISTANCE_TABLE_LEN]>,
+    literals: [u32; LITERAL_TABLE_LEN],
+    distances: [u32; DISTANCE_TABLE_LEN],
     are_fixed: bool,
 }
 
 impl Codes {
     pub fn new() -> Self {
         Self {
-            literals: Box::new([0; LITERAL_TABLE_LEN]),
-            distances: Box::new([0; DISTANCE_TABLE_LEN]),
+            literals: [0; LITERAL_TABLE_LEN],
+            distances: [0; DISTANCE_TABLE_LEN],
             are_fixed: false,
         }
     }
@@ -66,8 +66,8 @@ impl Codes {
         let mut lens = [8; 288];
         lens[144..256].fill(9);
         lens[256..280].fill(7);
-        let fixed = build(&mut *self.literals, LITERAL_ROOT, &lens, &LITERALS)
-            .and_then(|()| build(&mut *self.distances, DISTANCE_ROOT, &[5; 32], &DISTANCES));
+        let fixed = build(&mut self.literals, LITERAL_ROOT, &lens, &LITERALS)
+            .and_then(|()| build(&mut self.distances, DISTANCE_ROOT, &[5; 32], &DISTANCES));
         debug_assert_eq!(fixed, Ok(()), "both codes are complete");
         self.are_fixed = true;
     }
@@ -75,9 +75,9 @@ impl Codes {
     /// Codes given by the length of each symbol's code; 0 for symbols that do not occur.
     pub fn set_dynamic(&mut self, literals: &[u8], distances: &[u8]) -> Result<(), Corrupt> {
         self.are_fixed = false;
-        build(&mut *self.literals, LITERAL_ROOT, literals, &LITERALS)
+        build(&mut self.literals, LITERAL_ROOT, literals, &LITERALS)
             .map_err(|BadCode| Corrupt::LiteralCode)?;
-        build(&mut *self.distances, DISTANCE_ROOT, distances, &DISTANCES)
+        build(&mut self.distances, DISTANCE_ROOT, distances, &DISTANCES)
             .map_err(|BadCode| Corrupt::DistanceCode)
     }
 
@@ -140,13 +140,20 @@ pub fn drop_len(entry: u32) -> u32 {
 /// length or distance of the symbol plus the extra bits behind the code.
 #[inline(always)]
 pub fn number(entry: u32, bits: u64) -> usize {
-    let extra = (bits & low_bits(drop_len(entry))) >> ((entry >> 8) & 0x1f);
+    let extra = (bits & low_bits(drop_len(entry))) >> code_len(entry);
     (entry >> 16) as usize + extra as usize
+}
+
+/// The length of the code, or how many bits index the subtable. Bit 13 is not set where this is
+/// asked; with it the mask is the one that shifts apply by themselves.
+#[inline(always)]
+fn code_len(entry: u32) -> u32 {
+    (entry >> 8) & 0x3f
 }
 
 #[inline(always)]
 fn index_in(subtable: u32, bits: u64) -> usize {
-    (subtable >> 16) as usize + (bits & low_bits((subtable >> 8) & 0x1f)) as usize
+    (subtable >> 16) as usize + (bits & low_bits(code_len(subtable))) as usize
 }
 
 #[inline(always)]
