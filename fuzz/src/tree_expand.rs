@@ -189,7 +189,7 @@ fn path(input: &mut Input<'_>, dots: bool) -> Vec<u8> {
 
 /// A link's target: relative, absolute, with dots.
 fn path_or(input: &mut Input<'_>, root: &[u8]) -> Vec<u8> {
-    let absolute = input.byte() % 4 == 0;
+    let absolute = input.byte().is_multiple_of(4);
     let path = path(input, true);
     match absolute {
         true => [root, &path].concat(),
@@ -219,7 +219,11 @@ fn behind_a_superblock(input: &mut Input<'_>) -> Vec<u8> {
         image[at] = input.byte();
     }
     // Behind the device slot, or over it, too.
-    let at = if input.byte() % 4 == 0 { 1152 } else { 1280 };
+    let at = if input.byte().is_multiple_of(4) {
+        1152
+    } else {
+        1280
+    };
     let noise = input.rest();
     image.resize(image.len().max(at + noise.len()), 0);
     image[at..at + noise.len()].copy_from_slice(noise);

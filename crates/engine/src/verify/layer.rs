@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{Archive, SpanLimits};
 use bytes::Bytes;
-use clip_archive::{Digest, Entry, LayerRef, LayerSection, OpenError};
-use clip_index::{LayerError, LayerIndexer, LayerInfo};
+use clip_archive::{Digest, Entry, EntryKind, LayerRef, LayerSection, OpenError};
+use clip_index::{FileLayer, LayerContent, LayerError, LayerIndexer, LayerInfo};
 use clip_registry::{BlobSource, FetchError};
 use futures::StreamExt;
 use ring::digest::{Context, SHA256};
@@ -86,8 +86,14 @@ pub(super) async fn verify_layer(
             return verified;
         }
     };
+    let info = match archive.entries(index) {
+        Ok(entries) => info_of(layer, &entries),
+        Err(error) => {
+            verified.findings.push(Finding::Archive(error.to_string()));
+            return verified;
+        }
+    };
     let (to_walker, chunks) = mpsc::channel(CHUNKS_AHEAD);
-    let info = info_of(layer);
     let walker = spawn_blocking(move || walk(info, chunks));
     let (to_checker, chunks) = mpsc::channel(CHUNKS_AHEAD);
     let advanced = move |bytes| progress.advanced(index, bytes);
@@ -236,12 +242,37 @@ fn compare(layer: &LayerRef, ours: &[Entry], theirs: &LayerSection) -> Option<St
     ))
 }
 
-fn info_of(layer: &LayerRef) -> LayerInfo {
+fn info_of(layer: &LayerRef, entries: &[Entry]) -> LayerInfo {
     LayerInfo {
         digest: layer.digest,
-        diff_id: layer.diff_id,
+        diff_id: Some(layer.diff_id),
         size: layer.size,
         media_type: layer.media_type.clone(),
+        content: content_of(layer, entries),
+    }
+}
+
+/// Content at position 0, where a tar has a header, is a file that is a layer of its own.
+fn content_of(layer: &LayerRef, entries: &[Entry]) -> LayerContent {
+    match entries {
+        [
+            Entry {
+                path,
+                kind: EntryKind::File { size, segments },
+                mode,
+                mtime,
+                mtime_nsec,
+                ..
+            },
+        ] if *size == layer.size && segments.iter().all(|segment| segment.tar_offset == 0) => {
+            LayerContent::File(FileLayer {
+                path: path.clone(),
+                mode: *mode,
+                mtime: *mtime,
+                mtime_nsec: *mtime_nsec,
+            })
+        }
+        _ => LayerContent::Tar { top: None },
     }
 }
 

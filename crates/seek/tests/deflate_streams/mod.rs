@@ -143,7 +143,7 @@ impl BitWriter {
     /// Appends the low `count` bits of `value`, lowest first.
     pub fn bits(mut self, value: u32, count: usize) -> Self {
         for bit in 0..count {
-            if self.count % 8 == 0 {
+            if self.count.is_multiple_of(8) {
                 self.bytes.push(0);
             }
             let byte = self.bytes.last_mut().unwrap();
