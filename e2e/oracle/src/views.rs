@@ -8,7 +8,7 @@ use clip_engine::{
     MountOptions, Node, NodeOptions, Session, SpanLimits,
     registry::{ClientOptions, LAYOUT_REGISTRY},
 };
-use clip_index::{LayerError, LayerIndexer, LayerInfo};
+use clip_index::{LayerContent, LayerError, LayerIndexer, LayerInfo};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
     fs,
@@ -206,9 +206,10 @@ fn forget(dir: &Path) -> Result<()> {
 fn index(blob: &Blob) -> Result<LayerSection, LayerError> {
     let info = LayerInfo {
         digest: Digest::of(&blob.bytes),
-        diff_id: Digest::of(&blob.tar),
+        diff_id: Some(Digest::of(&blob.tar)),
         size: blob.bytes.len() as u64,
         media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+        content: LayerContent::Tar { top: None },
     };
     let mut indexer = LayerIndexer::new(info, SpanLimits::default());
     // Odd pieces, as a network delivers them.
