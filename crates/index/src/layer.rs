@@ -135,13 +135,16 @@ enum Stage {
 /// Everything that is done with decoded bytes.
 #[derive(Debug)]
 enum Content {
-    Tar {
-        hash: Sha256,
-        walker: Box<TarWalker>,
-        error: Option<TarError>,
-        top: Option<Vec<u8>>,
-    },
+    Tar(Box<TarContent>),
     File(FileLayer),
+}
+
+#[derive(Debug)]
+struct TarContent {
+    hash: Sha256,
+    walker: TarWalker,
+    error: Option<TarError>,
+    top: Option<Vec<u8>>,
 }
 
 /// Bytes that [`Compression::sniff`] looks at.
@@ -236,7 +239,7 @@ impl LayerIndexer {
             .push(blob, &mut |decoded| content.take(decoded))
             .map_err(|source| LayerError::Decode { layer, source })?;
         match &mut self.content {
-            Content::Tar { error, .. } => match error.take() {
+            Content::Tar(tar) => match tar.error.take() {
                 Some(source) => Err(LayerError::Tar { layer, source }),
                 None => Ok(()),
             },
@@ -248,27 +251,21 @@ impl LayerIndexer {
 impl Content {
     fn new(content: LayerContent) -> Self {
         match content {
-            LayerContent::Tar { top } => Self::Tar {
+            LayerContent::Tar { top } => Self::Tar(Box::new(TarContent {
                 hash: Sha256::new(),
-                walker: Box::new(TarWalker::new()),
+                walker: TarWalker::new(),
                 error: None,
                 top,
-            },
+            })),
             LayerContent::File(file) => Self::File(file),
         }
     }
 
     fn take(&mut self, decoded: &[u8]) {
-        if let Self::Tar {
-            hash,
-            walker,
-            error,
-            ..
-        } = self
-        {
-            hash.update(decoded);
-            if error.is_none() {
-                *error = walker.push(decoded).err();
+        if let Self::Tar(tar) = self {
+            tar.hash.update(decoded);
+            if tar.error.is_none() {
+                tar.error = tar.walker.push(decoded).err();
             }
         }
     }
@@ -277,14 +274,11 @@ impl Content {
     fn finish(self, info: &LayerInfo) -> Result<(Digest, Walked), LayerError> {
         let layer = info.digest;
         match self {
-            Self::Tar {
-                hash, walker, top, ..
-            } => {
-                let diff_id = as_promised(info, hash.digest())?;
-                let walked = walker
-                    .finish()
-                    .map_err(|source| LayerError::Tar { layer, source })?;
-                match top.and_then(|top| outside(&walked, top)) {
+            Self::Tar(tar) => {
+                let diff_id = as_promised(info, tar.hash.digest())?;
+                let walked = tar.walker.finish();
+                let walked = walked.map_err(|source| LayerError::Tar { layer, source })?;
+                match tar.top.and_then(|top| outside(&walked, top)) {
                     Some((path, top)) => Err(LayerError::Outside { layer, path, top }),
                     None => Ok((diff_id, walked)),
                 }

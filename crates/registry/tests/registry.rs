@@ -173,7 +173,7 @@ async fn an_image_that_skopeo_pushed_is_resolved_and_its_blobs_are_read() {
     for (layer, content) in image.layers.iter().zip(&layout.layers) {
         assert_eq!(
             (layer.size, &layer.digest),
-            (content.len() as u64, &layer.diff_id)
+            (content.len() as u64, layer.diff_id.as_ref().unwrap())
         );
         let whole: BytesMut = blobs
             .stream(&layer.digest)
