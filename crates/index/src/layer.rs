@@ -144,7 +144,6 @@ struct TarContent {
     hash: Sha256,
     walker: TarWalker,
     error: Option<TarError>,
-    /// Where all entries must lie.
     top: Option<Vec<u8>>,
 }
 
@@ -276,14 +275,10 @@ impl Content {
         let layer = info.digest;
         match self {
             Self::Tar(tar) => {
-                let TarContent {
-                    hash, walker, top, ..
-                } = *tar;
-                let diff_id = as_promised(info, hash.digest())?;
-                let walked = walker
-                    .finish()
-                    .map_err(|source| LayerError::Tar { layer, source })?;
-                match top.and_then(|top| outside(&walked, top)) {
+                let diff_id = as_promised(info, tar.hash.digest())?;
+                let walked = tar.walker.finish();
+                let walked = walked.map_err(|source| LayerError::Tar { layer, source })?;
+                match tar.top.and_then(|top| outside(&walked, top)) {
                     Some((path, top)) => Err(LayerError::Outside { layer, path, top }),
                     None => Ok((diff_id, walked)),
                 }

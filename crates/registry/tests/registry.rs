@@ -172,8 +172,8 @@ async fn an_image_that_skopeo_pushed_is_resolved_and_its_blobs_are_read() {
     let blobs = client.blobs(&image);
     for (layer, content) in image.layers.iter().zip(&layout.layers) {
         assert_eq!(
-            (layer.size, Some(&layer.digest)),
-            (content.len() as u64, layer.diff_id.as_ref())
+            (layer.size, &layer.digest),
+            (content.len() as u64, layer.diff_id.as_ref().unwrap())
         );
         let whole: BytesMut = blobs
             .stream(&layer.digest)
