@@ -16,6 +16,10 @@ use clip_archive::{SeekTable, SpanKind, Window, section::WINDOW_LEN};
 /// enough to stay in the second-level cache together with it.
 const FRESH_LEN: usize = 224 << 10;
 
+/// Compressed bytes that are kept until 32 KiB of output tell which part of a window they use. Blocks
+/// without output could go on for ever; when they do, the whole window is kept instead.
+const PENDING_BLOB_MAX: usize = 256 << 10;
+
 /// Decodes a gzip layer and notes seek points.
 #[derive(Debug)]
 pub struct GzipStream {
@@ -169,7 +173,7 @@ impl GzipStream {
         if let Some(pending) = &mut self.pending {
             pending.blob.extend_from_slice(consumed);
             pending.tar_len += step.produced;
-            if pending.tar_len >= WINDOW_LEN {
+            if pending.tar_len >= WINDOW_LEN || pending.blob.len() > PENDING_BLOB_MAX {
                 self.resolve_pending();
             }
         }
@@ -207,7 +211,10 @@ impl GzipStream {
 
     fn resolve_pending(&mut self) {
         if let Some(pending) = self.pending.take() {
-            let window = used_window(&pending.history, &pending.blob, pending.skip_bits);
+            let window = match pending.blob.len() > PENDING_BLOB_MAX {
+                true => gather(&pending.history, &[true; WINDOW_LEN]),
+                false => used_window(&pending.history, &pending.blob, pending.skip_bits),
+            };
             self.cutter.set_window(pending.index, window);
         }
     }
