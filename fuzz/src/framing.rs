@@ -28,6 +28,16 @@ pub fn archive(
     runtime_dirs: RuntimeDirs,
     adjust: impl FnOnce(&mut Head),
 ) -> Vec<u8> {
+    archive_with(frame, layers, runtime_dirs, adjust)
+}
+
+/// The same with another way to make frames.
+pub fn archive_with(
+    frame: impl Fn(&[u8]) -> Vec<u8>,
+    layers: &[RawLayer],
+    runtime_dirs: RuntimeDirs,
+    adjust: impl FnOnce(&mut Head),
+) -> Vec<u8> {
     let mut sections = Vec::new();
     let mut add_part = |raw: &[u8]| {
         let frame = frame(raw);

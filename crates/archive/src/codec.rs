@@ -79,15 +79,20 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     }
 }
 
-/// Decodes the canonical encoding of a list, item by item, so that `admit` can refuse before memory
-/// is taken for the rest.
+/// Decodes the canonical encoding of a list of at most `max` items, one by one, so that `admit` can
+/// refuse before memory is taken for the rest.
 pub fn decode_list<T: DeserializeOwned>(
     what: &'static str,
     bytes: &[u8],
+    max: u64,
     mut admit: impl FnMut(&T) -> Result<(), String>,
 ) -> Result<Vec<T>, DecodeError> {
     let malformed = |source| DecodeError::Malformed { what, source };
     let (count, mut rest) = postcard::take_from_bytes::<u64>(bytes).map_err(malformed)?;
+    if count > max {
+        let problem = format!("{count} items, more than the limit of {max}");
+        return Err(DecodeError::TooMany { what, problem });
+    }
     let mut items = Vec::new();
     for _ in 0..count {
         let (item, tail) = postcard::take_from_bytes::<T>(rest).map_err(malformed)?;

@@ -6,7 +6,7 @@ use crate::{
     entry::{EntryKind, Segment},
     head::{LayerRef, Part},
     header::{HEADER_LEN, Header, HeaderError},
-    limits,
+    limits::{self, EntryBudget},
     merge::{MergeError, merge},
     section::{SeekTableError, Span},
     tree::Tree,
@@ -124,13 +124,20 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Decodes and checks the entries of layer `index`.
     pub fn entries(&self, index: usize) -> Result<Vec<Entry>, OpenError> {
-        self.entries_within(index, &mut Budget::default())
+        self.entries_within(index, &mut EntryBudget::default())
     }
 
-    fn entries_within(&self, index: usize, budget: &mut Budget) -> Result<Vec<Entry>, OpenError> {
+    fn entries_within(
+        &self,
+        index: usize,
+        budget: &mut EntryBudget,
+    ) -> Result<Vec<Entry>, OpenError> {
         let layer = &self.head.layers[index];
         let raw = self.part("list of entries", &layer.entries, limits::TREE_BYTES_MAX)?;
-        let entries = codec::decode_list("list of entries", &raw, |entry| budget.admit(entry))?;
+        let most = limits::ENTRIES_MAX as u64;
+        let entries: Vec<Entry> = codec::decode_list("list of entries", &raw, most, |entry| {
+            budget.admit(entry).map_err(|problem| problem.to_string())
+        })?;
         for entry in &entries {
             check_entry(layer, entry).map_err(|problem| OpenError::Entry {
                 layer: index,
@@ -164,16 +171,10 @@ impl<B: AsRef<[u8]>> Archive<B> {
     pub fn windows(&self, index: usize) -> Result<Vec<Window>, OpenError> {
         let layer = &self.head.layers[index];
         let raw = self.part("seek windows", &layer.windows, limits::WINDOW_BYTES_MAX)?;
-        // Two bytes make an empty window of 48 in memory; but no span has two.
+        // Two bytes make an empty window of 48 in memory; but there are no more windows than spans.
         let spans_at_most = layer.spans.raw_len / SPAN_BYTES_MIN;
-        let mut count = 0;
-        let windows = codec::decode_list("seek windows", &raw, |_: &Window| {
-            count += 1;
-            match count <= spans_at_most {
-                true => Ok(()),
-                false => Err("there are more windows than spans".to_owned()),
-            }
-        })?;
+        let windows: Vec<Window> =
+            codec::decode_list("seek windows", &raw, spans_at_most, |_| Ok(()))?;
         match windows.iter().position(|window| !window.is_well_formed()) {
             None => Ok(windows),
             Some(bad) => Err(OpenError::SeekTable {
@@ -185,7 +186,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Lays the layers over each other.
     pub fn merge(&self) -> Result<Tree, OpenError> {
-        let mut budget = Budget::default();
+        let mut budget = EntryBudget::default();
         let layers = (0..self.head.layers.len())
             .map(|index| self.entries_within(index, &mut budget))
             .collect::<Result<Vec<_>, _>>()?;
@@ -230,39 +231,6 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
 /// A span's digest, and a byte for each of its four other fields.
 const SPAN_BYTES_MIN: u64 = 32 + 4;
-
-/// What the entries of one image may still take.
-struct Budget {
-    entries: usize,
-    memory: usize,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            entries: limits::ENTRIES_MAX,
-            memory: limits::TREE_MEMORY_MAX,
-        }
-    }
-}
-
-impl Budget {
-    fn admit(&mut self, entry: &Entry) -> Result<(), String> {
-        let too_many = || format!("an image may have {} entries", limits::ENTRIES_MAX);
-        let too_large = || {
-            format!(
-                "an image's entries may take {} bytes",
-                limits::TREE_MEMORY_MAX
-            )
-        };
-        self.entries = self.entries.checked_sub(1).ok_or_else(too_many)?;
-        self.memory = self
-            .memory
-            .checked_sub(entry.memory())
-            .ok_or_else(too_large)?;
-        Ok(())
-    }
-}
 
 /// Sizes that a head claims, each and in sum: everything behind this may add them up.
 fn check_sizes(head: &Head) -> Result<(), OpenError> {

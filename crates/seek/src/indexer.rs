@@ -3,7 +3,7 @@
 use crate::{
     DecodeError, SpanLimits, gzip::GzipStream, plain::PlainStream, zstd_frames::ZstdStream,
 };
-use clip_archive::SeekTable;
+use clip_archive::{SeekTable, limits::TAR_BYTES_MAX};
 
 /// How a layer's blob is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,9 @@ impl Compression {
 #[derive(Debug)]
 pub struct SpanIndexer {
     stream: Stream,
+    /// Decoded bytes so far.
+    decoded: u64,
+    decoded_max: u64,
 }
 
 #[derive(Debug)]
@@ -49,18 +52,30 @@ impl SpanIndexer {
             Compression::Zstd => Stream::Zstd(Box::new(ZstdStream::new(limits))),
             Compression::Plain => Stream::Plain(Box::new(PlainStream::new(limits))),
         };
-        Self { stream }
+        Self {
+            stream,
+            decoded: 0,
+            decoded_max: TAR_BYTES_MAX,
+        }
     }
 
     /// Takes the next bytes of the blob; decoded bytes go to `sink`, in order.
     pub fn push(&mut self, blob: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), DecodeError> {
+        let decoded = &mut self.decoded;
+        let sink = &mut |bytes: &[u8]| {
+            *decoded += bytes.len() as u64;
+            sink(bytes);
+        };
         match &mut self.stream {
-            Stream::Gzip(stream) => stream.push(blob, sink),
-            Stream::Zstd(stream) => stream.push(blob, sink),
-            Stream::Plain(stream) => {
-                stream.push(blob, sink);
-                Ok(())
-            }
+            Stream::Gzip(stream) => stream.push(blob, sink)?,
+            Stream::Zstd(stream) => stream.push(blob, sink)?,
+            Stream::Plain(stream) => stream.push(blob, sink),
+        }
+        match self.decoded > self.decoded_max {
+            true => Err(DecodeError::TooLarge {
+                limit: self.decoded_max,
+            }),
+            false => Ok(()),
         }
     }
 
@@ -71,5 +86,25 @@ impl SpanIndexer {
             Stream::Zstd(stream) => stream.finish(),
             Stream::Plain(stream) => Ok(stream.finish()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bomb_is_refused_when_it_passes_the_limit_not_when_it_ends() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+        let mut indexer = SpanIndexer {
+            decoded_max: 1 << 20,
+            ..SpanIndexer::new(Compression::Zstd, SpanLimits::default())
+        };
+        let mut seen = 0;
+        let refused = bomb
+            .chunks(16)
+            .find_map(|piece| indexer.push(piece, &mut |bytes| seen += bytes.len()).err());
+        assert_eq!(refused, Some(DecodeError::TooLarge { limit: 1 << 20 }));
+        assert!(seen < 4 << 20, "{seen} bytes were decoded");
     }
 }

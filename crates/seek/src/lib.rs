@@ -60,6 +60,12 @@ pub enum DecodeError {
         /// Where it begins or has been read to.
         at: u64,
     },
+    /// The layer decodes to more than can be mounted.
+    #[error("the layer decodes to more than {limit} bytes: it is broken, or a decompression bomb")]
+    TooLarge {
+        /// What a layer may have in bytes.
+        limit: u64,
+    },
     /// A span gave fewer bytes than the archive promises.
     #[error("a span decoded to {found} bytes instead of {expected}")]
     ShortSpan {

@@ -15,7 +15,11 @@ mod member;
 mod pax;
 mod sparse;
 
-use clip_archive::{Entry, Segment, merge::is_runtime_path};
+use clip_archive::{
+    Entry, Segment,
+    limits::{EntryBudget, TooMuch},
+    merge::is_runtime_path,
+};
 use header::{BLOCK, Block, Header, kind};
 use member::{AboutNext, Member};
 use pax::Records;
@@ -41,6 +45,14 @@ pub enum TarError {
     Truncated {
         /// Length of the stream.
         at: u64,
+    },
+    /// More than an archive may hold.
+    #[error("the tar stream is too large at byte {at}: {problem}; split the image into several")]
+    TooMuch {
+        /// Position in the uncompressed stream.
+        at: u64,
+        /// What there is too much of.
+        problem: TooMuch,
     },
     /// An entry that cannot be represented in a mounted image.
     #[error("tar entry {path:?}: {problem}")]
@@ -76,6 +88,7 @@ pub struct TarWalker {
     expect: Expect,
     /// What was said about the next member.
     about_next: AboutNext,
+    budget: EntryBudget,
     walked: Walked,
 }
 
@@ -121,6 +134,7 @@ impl TarWalker {
             padding: 0,
             expect: Expect::Header,
             about_next: AboutNext::default(),
+            budget: EntryBudget::default(),
             walked: Walked::default(),
         }
     }
@@ -332,6 +346,11 @@ impl TarWalker {
         let Some(entry) = member.into_entry(segments)? else {
             return Ok(());
         };
+        let too_much = |problem| TarError::TooMuch {
+            at: self.at,
+            problem,
+        };
+        self.budget.admit(&entry).map_err(too_much)?;
         match is_runtime_path(&entry.path) {
             true => self.walked.runtime_paths.push(entry.path),
             false => self.walked.entries.push(entry),
