@@ -14,7 +14,7 @@ const LIMITS: SpanLimits = SpanLimits {
     blob: 1024,
 };
 /// Decoded bytes per input: a fuzzer must not spend its time on bombs.
-const DECODED_MAX: usize = 4 << 20;
+const DECODED_MAX: usize = 1 << 20;
 
 /// The target.
 pub fn run(bytes: &[u8]) {
@@ -134,7 +134,7 @@ fn compressed(input: &mut Input<'_>) -> (Vec<u8>, Vec<u8>) {
 /// Text with repetitions near and far: bytes from the input, then pieces of what came before.
 fn content(input: &mut Input<'_>) -> Vec<u8> {
     let mut content = Vec::new();
-    while !input.is_empty() && content.len() < 256 << 10 {
+    while !input.is_empty() && content.len() < 64 << 10 {
         match input.byte() {
             literal @ 0..0x40 => content.extend_from_slice(input.take(1 + usize::from(literal))),
             copy @ 0x40..0xf0 => {

@@ -323,9 +323,6 @@ fn check_entry(layer: &LayerRef, entry: &Entry) -> Result<(), &'static str> {
         EntryKind::Symlink { target } if target.contains(&0) => {
             Err("its link target holds a NUL byte")
         }
-        EntryKind::Hardlink { .. } if entry.path.is_empty() => {
-            Err("the root cannot be a hard link")
-        }
         EntryKind::Hardlink { target } if target.len() > limits::PATH_BYTES_MAX => {
             Err("its link target is longer than 4,096 bytes")
         }

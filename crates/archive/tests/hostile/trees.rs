@@ -150,7 +150,10 @@ fn what_a_mount_could_not_show_is_refused_with_its_path() {
     for (bad, problem) in [
         (symlink("l", *b"a\0b"), "holds a NUL byte"),
         (symlink("l", vec![b'x'; 4096]), "longer than 4,095 bytes"),
-        (hardlink("", "x"), "the root cannot be a hard link"),
+        (
+            hardlink("", "x"),
+            "entry for the root that is not a directory",
+        ),
         (hardlink("l", "a/../b"), "not normalised"),
         (
             hardlink("l", vec![b"d".as_slice(); 3000].join(&b'/')),
