@@ -15,14 +15,14 @@
 //! ```
 //!
 //! A border that is not open and that no chain needs is forgotten with its window. When all chains
-//! go through one border, that one is decided. So what is held is about two spans, as long as the
+//! go through one border, that one is decided. So what is held is a few spans, as long as the
 //! limits are not larger than [`UNDECIDED_MAX`]; beyond, the decision is forced.
 
 use crate::SpanLimits;
 use std::collections::VecDeque;
 
 /// Decoded bytes that may be undecided: they are held in memory until it is known whose digest they
-/// belong to. Eight default spans; in practice about two are held.
+/// belong to. Eight default spans; real layers hold two or three, random costs up to five.
 pub const UNDECIDED_MAX: u64 = 16 << 20;
 
 /// Borders that may be undecided. With [`Placement::is_worthwhile`] few layers have a tenth.
@@ -114,6 +114,7 @@ impl<T> Placement<T> {
         while let Some(&last) = self.open.back()
             && self.node(last).cost >= cost
         {
+            self.open.pop_back();
             self.close(last);
         }
         self.open.push_back(number);
@@ -158,11 +159,8 @@ impl<T> Placement<T> {
     /// must lie behind the last border.
     pub fn finish(&mut self, tar: u64, blob: u64) {
         self.close_unreachable(tar, blob);
-        while self.open.len() > 1
-            && let Some(&dearer) = self.open.back()
-        {
-            self.close(dearer);
-        }
+        let cheapest = self.open[0];
+        self.close_all_but(|number| number == cheapest);
     }
 
     /// Closes borders from which a span to here would be larger than the limits.
@@ -176,19 +174,27 @@ impl<T> Placement<T> {
             if tar - border.tar <= tar_max && blob - border.blob <= blob_max {
                 return;
             }
-            self.close(self.open[0]);
+            if let Some(unreachable) = self.open.pop_front() {
+                self.close(unreachable);
+            }
         }
     }
 
-    /// No border will follow this one any more, which is the first or the last of the open ones.
-    /// What no chain needs is forgotten.
-    fn close(&mut self, number: u64) {
-        match self.open.front() {
-            Some(&front) if front == number => self.open.pop_front(),
-            _ => self.open.pop_back(),
-        };
+    /// Closes all open borders that are not `kept`.
+    fn close_all_but(&mut self, kept: impl Fn(u64) -> bool) {
+        let open = std::mem::take(&mut self.open);
+        for number in open {
+            match kept(number) {
+                true => self.open.push_back(number),
+                false => self.close(number),
+            }
+        }
+    }
+
+    /// No border will follow `number` any more, which has left `open`. What no chain needs is
+    /// forgotten.
+    fn close(&mut self, mut number: u64) {
         self.node_mut(number).is_open = false;
-        let mut number = number;
         while number != self.first && !self.node(number).is_needed() {
             let node = self.node_mut(number);
             node.content = None;
@@ -197,32 +203,35 @@ impl<T> Placement<T> {
         }
     }
 
-    /// Makes less undecided than could be: the best chain may be lost.
+    /// Makes less undecided than could be: the cheapest chain may be lost. The latest border is
+    /// kept in any case, as the next one may be too far from the others.
     fn give_up_some(&mut self) {
-        let cheapest = self.open[0];
-        if cheapest != self.first {
-            // Decides for the chain that is cheapest now.
-            while self.open.len() > 1
-                && let Some(&dearer) = self.open.back()
-            {
-                self.close(dearer);
-            }
+        let (first, cheapest) = (self.first, self.open[0]);
+        let Some(&latest) = self.open.back() else {
             return;
+        };
+        if cheapest != first {
+            // Decides for the latest border's chain.
+            let branch = self.branch(latest);
+            let open = self.open.iter().copied();
+            let kept: Vec<u64> = open
+                .filter(|&number| self.branch(number) == branch)
+                .collect();
+            self.close_all_but(|number| kept.contains(&number));
+        } else if self.open.len() > 2 {
+            // The span that has begun can still grow: gives up its early ends.
+            self.close_all_but(|number| number == first || number == latest);
+        } else {
+            self.close_all_but(|number| number == latest);
         }
-        // The span that has begun can still grow, so its early ends are given up; not the last,
-        // as the next border may be too far.
-        match self.open.len() {
-            0..=2 => self.close(cheapest),
-            _ => {
-                let last = self.open.pop_back();
-                while self.open.len() > 1
-                    && let Some(&early) = self.open.back()
-                {
-                    self.close(early);
-                }
-                self.open.extend(last);
-            }
+    }
+
+    /// The first border behind the one that has begun, on the chain to `number`.
+    fn branch(&self, mut number: u64) -> u64 {
+        while number != self.first && self.node(number).before != self.first {
+            number = self.node(number).before;
         }
+        number
     }
 
     /// The first needed border behind the one that has begun.
@@ -245,3 +254,6 @@ impl<T> Node<T> {
         self.is_open || self.followers > 0
     }
 }
+
+#[cfg(test)]
+mod tests;
