@@ -10,10 +10,11 @@
 //!   `lib/x` is the file `usr/lib/x`;
 //! * a parent that no entry describes is made: mode 0755, owner 0:0, times of the entry that
 //!   implied it;
-//! * a hard link names the inode of its target, which may come later in the same layer; a target
-//!   that a mark further on in the layer hides is still there for it.
+//! * a hard link names the inode of its target: later in its layer, or not hidden by a mark before it.
 //!
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
+
+mod walk;
 
 use crate::{
     Entry, RuntimeDirs,
@@ -21,12 +22,10 @@ use crate::{
     tree::{Node, NodeId, NodeKind, Tree},
 };
 use std::collections::BTreeMap;
+use walk::{LINKS_FOLLOWED_MAX, Looped, Seen, Walk, split};
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
 pub const MERGE_VERSION: u32 = 2;
-
-/// Symbolic links followed for one path before we call it a loop; Linux' limit (path_resolution(7)).
-const LINKS_FOLLOWED_MAX: usize = 40;
 
 /// Why layers cannot be merged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -247,8 +246,23 @@ impl Merger {
         }
         let (parent, name) = split(&context.entry.path);
         let parent = self.make_parents(parent, context)?;
+        if self.is_same_name(parent, name, target, context)? {
+            return Err(context.hardlink_error("is itself"));
+        }
         self.children_mut(parent).insert(name.to_vec(), inode);
         Ok(true)
+    }
+
+    /// Whether `target` is the name that is to be linked: unpackers remove it, and then miss it.
+    fn is_same_name(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        target: &[u8],
+        context: &Context<'_>,
+    ) -> Result<bool, MergeError> {
+        let (target_parent, target_name) = split(target);
+        Ok(name == target_name && self.resolve(target_parent, context)? == Some(parent))
     }
 
     /// The inode that a hard link names. Links on the way are followed, at its end they are not.
@@ -431,78 +445,6 @@ impl Context<'_> {
             layer: self.layer,
             path: lossy(&self.entry.path),
         }
-    }
-}
-
-/// Too many symbolic links.
-struct Looped;
-
-/// Which state of the tree a walk sees.
-#[derive(Debug, Clone, Copy)]
-enum Seen {
-    /// The marks of the layer have hidden what they hide.
-    Now,
-    /// Only the marks before this place in the tar have.
-    BeforeMark(usize),
-}
-
-/// A walk through the image: components still to go, and those entered so far, so that `..` in a
-/// link's target can go back without leaving the root. What is not a directory has no node.
-struct Walk {
-    to_go: Vec<Vec<u8>>,
-    entered: Vec<(Vec<u8>, Option<NodeId>)>,
-    links_followed: usize,
-}
-
-impl Walk {
-    fn new(path: &[u8]) -> Self {
-        Self {
-            to_go: components_reversed(path),
-            entered: vec![],
-            links_followed: 0,
-        }
-    }
-
-    /// Where the walk is, if that exists.
-    fn directory(&self) -> Option<NodeId> {
-        self.entered.last().map_or(Some(ROOT), |(_, node)| *node)
-    }
-
-    fn next_name(&mut self) -> Option<Vec<u8>> {
-        loop {
-            let name = self.to_go.pop()?;
-            match name.as_slice() {
-                b".." => drop(self.entered.pop()),
-                b"." => {}
-                _ => return Some(name),
-            }
-        }
-    }
-
-    fn follow(&mut self, target: &[u8]) -> Result<(), Looped> {
-        self.links_followed += 1;
-        if self.links_followed > LINKS_FOLLOWED_MAX {
-            return Err(Looped);
-        }
-        if target.first() == Some(&b'/') {
-            self.entered.clear();
-        }
-        self.to_go.extend(components_reversed(target));
-        Ok(())
-    }
-}
-
-fn components_reversed(path: &[u8]) -> Vec<Vec<u8>> {
-    path.rsplit(|&b| b == b'/')
-        .filter(|name| !name.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect()
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&b| b == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
     }
 }
 

@@ -1,0 +1,80 @@
+//! Following a path through an image, its symbolic links included, without leaving the root.
+
+use super::ROOT;
+use crate::tree::NodeId;
+
+/// Symbolic links followed for one path before we call it a loop; Linux' limit (path_resolution(7)).
+pub(super) const LINKS_FOLLOWED_MAX: usize = 40;
+
+/// Too many symbolic links.
+pub(super) struct Looped;
+
+/// Which state of the tree a walk sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Seen {
+    /// The marks of the layer have hidden what they hide.
+    Now,
+    /// Only the marks before this place in the tar have.
+    BeforeMark(usize),
+}
+
+/// A walk through the image: components still to go, and those entered so far, so that `..` in a
+/// link's target can go back without leaving the root. What is not a directory has no node.
+pub(super) struct Walk {
+    to_go: Vec<Vec<u8>>,
+    pub entered: Vec<(Vec<u8>, Option<NodeId>)>,
+    links_followed: usize,
+}
+
+impl Walk {
+    pub fn new(path: &[u8]) -> Self {
+        Self {
+            to_go: components_reversed(path),
+            entered: vec![],
+            links_followed: 0,
+        }
+    }
+
+    /// Where the walk is, if that exists.
+    pub fn directory(&self) -> Option<NodeId> {
+        self.entered.last().map_or(Some(ROOT), |(_, node)| *node)
+    }
+
+    pub fn next_name(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let name = self.to_go.pop()?;
+            match name.as_slice() {
+                b".." => drop(self.entered.pop()),
+                b"." => {}
+                _ => return Some(name),
+            }
+        }
+    }
+
+    pub fn follow(&mut self, target: &[u8]) -> Result<(), Looped> {
+        self.links_followed += 1;
+        if self.links_followed > LINKS_FOLLOWED_MAX {
+            return Err(Looped);
+        }
+        if target.first() == Some(&b'/') {
+            self.entered.clear();
+        }
+        self.to_go.extend(components_reversed(target));
+        Ok(())
+    }
+}
+
+fn components_reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.rsplit(|&b| b == b'/')
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// Parent and name.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
+}
