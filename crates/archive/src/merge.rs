@@ -10,8 +10,7 @@
 //!   `lib/x` is the file `usr/lib/x`;
 //! * a parent that no entry describes is made: mode 0755, owner 0:0, times of the entry that
 //!   implied it;
-//! * a hard link names the inode of its target, which may come later in the same layer; a target
-//!   that a mark further on in the layer hides is still there for it.
+//! * a hard link names the inode of its target: later in its layer, or not hidden by a mark before it.
 //!
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
 
@@ -24,7 +23,7 @@ use crate::{
     tree::{Node, NodeId, NodeKind, Tree},
 };
 use std::{cell::Cell, collections::BTreeMap};
-use walk::{LINKS_FOLLOWED_MAX, Looped, Walk};
+use walk::{LINKS_FOLLOWED_MAX, Looped, Seen, Walk, split};
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
 pub const MERGE_VERSION: u32 = 2;
@@ -280,8 +279,23 @@ impl Merger {
         }
         let (parent, name) = split(&context.entry.path);
         let parent = self.make_parents(parent, context)?;
+        if self.is_same_name(parent, name, target, context)? {
+            return Err(context.hardlink_error("is itself"));
+        }
         self.children_mut(parent).insert(name.to_vec(), inode);
         Ok(true)
+    }
+
+    /// Whether `target` is the name that is to be linked: unpackers remove it, and then miss it.
+    fn is_same_name(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        target: &[u8],
+        context: &Context<'_>,
+    ) -> Result<bool, MergeError> {
+        let (target_parent, target_name) = split(target);
+        Ok(name == target_name && self.resolve(target_parent, context)? == Some(parent))
     }
 
     /// The inode that a hard link names. Links on the way are followed, at its end they are not.
@@ -485,22 +499,6 @@ impl Context<'_> {
             layer: self.layer,
             path: lossy(&self.entry.path),
         }
-    }
-}
-
-/// Which state of the tree a walk sees.
-#[derive(Debug, Clone, Copy)]
-enum Seen {
-    /// The marks of the layer have hidden what they hide.
-    Now,
-    /// Only the marks before this place in the tar have.
-    BeforeMark(usize),
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&b| b == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (&[], path),
     }
 }
 

@@ -159,6 +159,44 @@ fn s6_a_hard_link_to_nothing_or_to_a_directory_is_refused() {
 }
 
 #[test]
+fn s6_a_hard_link_finds_a_target_that_a_later_mark_hides() {
+    for mark in [whiteout("d"), whiteout("d/a"), opaque("d")] {
+        let lower = vec![file("d/a")];
+        let tree = build([lower.clone(), vec![hardlink("b", "d/a"), mark.clone()]]);
+        assert!(tree.lookup(b"b").is_some(), "{mark:?}");
+        assert!(tree.lookup(b"d/a").is_none(), "{mark:?}");
+        let refused = merge(
+            vec![lower, vec![mark, hardlink("b", "d/a")]],
+            vec![0; 2],
+            RuntimeDirs::Omit,
+        );
+        assert!(
+            matches!(refused, Err(MergeError::Hardlink { .. })),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
+fn s6_a_long_chain_of_links_to_later_entries_is_refused_quickly() {
+    let chain = (0..20_000).map(|i| hardlink(&format!("l{i:05}"), &format!("l{:05}", i + 1)));
+    let mut entries: Vec<Entry> = chain.collect();
+    entries.push(file("l20000"));
+    let refused = merge(vec![entries], vec![1 << 20], RuntimeDirs::Omit);
+    assert!(
+        matches!(refused, Err(MergeError::Hardlink { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn s5_runtime_directories_stay_empty_also_behind_links() {
+    let layers = vec![vec![symlink("a", "/dev"), file("a/null")]];
+    let tree = merge(layers, vec![1 << 20], RuntimeDirs::Empty).unwrap();
+    assert_eq!(names(&tree, "dev"), [""; 0]);
+}
+
+#[test]
 fn s6_a_later_entry_of_the_same_path_wins() {
     let tree = build([vec![file("a").mode(0o600), file("a").mode(0o640)]]);
     assert_eq!(node(&tree, "a").mode, 0o640);

@@ -1,4 +1,4 @@
-//! Walking a path through an image, symbolic links included, without leaving its root.
+//! Following a path through an image, its symbolic links included, without leaving the root.
 
 use super::ROOT;
 use crate::tree::NodeId;
@@ -8,6 +8,15 @@ pub(super) const LINKS_FOLLOWED_MAX: usize = 40;
 
 /// Too many symbolic links.
 pub(super) struct Looped;
+
+/// Which state of the tree a walk sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Seen {
+    /// The marks of the layer have hidden what they hide.
+    Now,
+    /// Only the marks before this place in the tar have.
+    BeforeMark(usize),
+}
 
 /// A walk through the image: components still to go, and those entered so far, so that `..` in a
 /// link's target can go back without leaving the root. What is not a directory has no node.
@@ -66,4 +75,12 @@ fn components_reversed(path: &[u8]) -> Vec<Vec<u8>> {
         .filter(|name| !name.is_empty())
         .map(<[u8]>::to_vec)
         .collect()
+}
+
+/// Parent and name.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&[], path),
+    }
 }

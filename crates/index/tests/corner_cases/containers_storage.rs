@@ -1,5 +1,5 @@
-//! containers/storage: `pkg/archive/{archive,diff,changes}_test.go`. Its own unpacker trusts that
-//! it runs in a chroot, so it refuses some links that are harmless.
+//! containers/storage: `pkg/archive/{archive,diff,changes}_test.go`. It runs in
+//! a chroot and follows links as the kernel does; what `peers` says of it was seen there.
 
 use crate::harness::{check, row};
 use crate::raw::{Member, dir, file, gnu, hardlink, mark, member, put, symlink};
@@ -132,8 +132,7 @@ fn names_and_links_that_lead_out_stay_inside_or_are_refused() {
             "ApplyLayerInvalidFilenames ../",
             [vec![file("../victim/dotdot", "")]],
             "d victim\nf victim/dotdot \"\"",
-        )
-        .peers("containers/storage refuses; containerd and umoci stay inside"),
+        ),
         row(
             "ApplyLayerInvalidFilenames /../",
             [vec![file("/../victim/slash-dotdot", "")]],
@@ -185,8 +184,7 @@ fn names_and_links_that_lead_out_stay_inside_or_are_refused() {
             "ApplyLayerInvalidSymlink ../",
             [vec![symlink("dotdot", "../victim/hello")]],
             "l dotdot -> ../victim/hello",
-        )
-        .peers("containers/storage refuses; containerd and umoci keep the link"),
+        ),
         row(
             "ApplyLayerInvalidSymlink /../",
             [vec![symlink("slash-dotdot", "/../victim/hello")]],
@@ -200,7 +198,7 @@ fn names_and_links_that_lead_out_stay_inside_or_are_refused() {
             ]],
             "l loophole-victim -> ../victim\nd victim\nf victim/file \"\"",
         )
-        .peers("containers/storage refuses; containerd and umoci stay inside"),
+        .peers("containers/storage refuses to follow a link to nothing; containerd and umoci make its target"),
         row(
             "ApplyLayerInvalidSymlink, reading by a link",
             [vec![
@@ -208,8 +206,7 @@ fn names_and_links_that_lead_out_stay_inside_or_are_refused() {
                 symlink("symlink", "loophole-victim/hello"),
             ]],
             "l loophole-victim -> ../victim\nl symlink -> loophole-victim/hello",
-        )
-        .peers("containers/storage refuses"),
+        ),
         row(
             "ApplyLayerInvalidSymlink, reading by a hard link",
             [vec![
@@ -225,8 +222,7 @@ fn names_and_links_that_lead_out_stay_inside_or_are_refused() {
                 file("loophole-victim", ""),
             ]],
             "f loophole-victim \"\"",
-        )
-        .peers("containers/storage refuses the link"),
+        ),
     ];
     check("storage-breakouts", rows);
 }
@@ -245,7 +241,7 @@ fn the_other_unpacking_tests() {
     let rows = vec![
         row(
             "TypeXGlobalHeaderDoesNotFail",
-            [vec![member(b'g', "pax_global_header").content("19 comment=a commit\n".replace("19", "20")), file("f", "1")]],
+            [vec![member(b'g', "pax_global_header").content("20 comment=a commit\n"), file("f", "1")]],
             "f f \"1\"",
         )
         .peers("umoci refuses global headers"),

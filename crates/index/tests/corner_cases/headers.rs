@@ -280,7 +280,7 @@ fn types() {
             "refused: tar entry \"c\": its device number is not one of Linux (major below 2¹², minor below 2²⁰)")
             .peers("mknod(2) cuts it"),
         row("a negative device number", [vec![member(b'4', "b").edit(|b| put_base_256(b, 337, 8, -1))]],
-            "refused: tar entry \"b\": its device number is not one of Linux (major below 2¹², minor below 2²⁰)"),
+            "refused: tar entry \"b\": its device number is not one of Linux (major below 2¹², minor below 2²⁰)").peers("containerd refuses, umoci and containers/storage cut it"),
     ];
     check("headers-types", rows);
 }

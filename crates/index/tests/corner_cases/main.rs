@@ -8,6 +8,7 @@
 //! `DIR/SUITE/ROW/{0.tar,1.tar,…,tree}`, for other unpackers to be run on.
 
 mod containerd;
+mod containerd_diff;
 mod containers_storage;
 mod go_testdata;
 mod hardlinks;

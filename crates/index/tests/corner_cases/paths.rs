@@ -110,12 +110,12 @@ fn s5_only_the_runtimes_directories_are_left_out() {
                 mark("dev/.wh.x"),
             ]],
             "f devices \"5\"\nd process\nd usr\nd usr/dev\nf usr/dev/null \"4\"",
-        ),
+        ).peers("S5: unpackers unpack them; containerd and containers/storage refuse dev as file and directory"),
         row(
             "by dots",
             [vec![file("x/../dev/null", "1"), file("a", "2")]],
             "f a \"2\"",
-        ),
+        ).peers("S5: all three unpack it"),
     ];
     check("paths-runtime", rows);
 }

@@ -157,7 +157,8 @@ fn global_headers_say_nothing() {
                 file("x", "1"),
             ]],
             "f x \"1\"",
-        ),
+        )
+        .peers("umoci refuses global headers"),
         row(
             "a global header's name is none",
             [vec![file("header", "1"), header(b'g', &[("comment", "c")])]],

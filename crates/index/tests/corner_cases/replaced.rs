@@ -183,7 +183,7 @@ fn s6_entries_below_a_lower_link_go_where_it_points() {
             [vec![symlink("a", "b/c")], vec![file("a/x", "1")]],
             "l a -> b/c\nd b\nd b/c\nf b/c/x \"1\"",
         )
-        .peers("containers/storage refuses: a file exists"),
+        .peers("containers/storage refuses: no such file"),
         row(
             "a link to a link",
             [
@@ -260,7 +260,8 @@ fn s6_entries_below_a_lower_link_go_where_it_points() {
                 vec![mark("lib/.wh..wh..opq"), file("lib/y", "2")],
             ],
             "l lib -> usr/lib\nd usr\nd usr/lib\nf usr/lib/y \"2\"",
-        ),
+        )
+        .peers("containers/storage does not follow the link"),
         row(
             "a hard link's target below a link",
             [

@@ -147,11 +147,14 @@ fn old_gnu_maps_go_on_in_further_blocks() {
     .concat();
     check(
         "sparse-old",
-        vec![streams(
-            "28 pieces",
-            [stream],
-            format!("f f {} bytes\nf z \"1\"", count * 1024),
-        )],
+        vec![
+            streams(
+                "28 pieces",
+                [stream],
+                format!("f f {} bytes\nf z \"1\"", count * 1024),
+            )
+            .peers("all three refuse type S"),
+        ],
     );
 }
 
@@ -166,12 +169,14 @@ fn pieces_off_the_borders_of_blocks_are_refused_by_name() {
             "one byte in the middle",
             [vec![pax_10("1\n5\n1\n", "10", b"x")]],
             refused,
-        ),
+        )
+        .peers("all three unpack it"),
         row(
             "every other byte",
             [vec![pax_01("1,1,3,1,5,1", "3", "7", b"abc")]],
             refused,
-        ),
+        )
+        .peers("all three unpack it"),
         row(
             "a piece longer than a block",
             [vec![pax_10(
@@ -180,7 +185,8 @@ fn pieces_off_the_borders_of_blocks_are_refused_by_name() {
                 &[&[b'y'; 600][..], b"end"].concat(),
             )]],
             refused,
-        ),
+        )
+        .peers("all three unpack it"),
         row(
             "whole blocks behind an odd piece",
             [vec![pax_10(
@@ -189,7 +195,8 @@ fn pieces_off_the_borders_of_blocks_are_refused_by_name() {
                 &vec![b'z'; 1724],
             )]],
             refused,
-        ),
+        )
+        .peers("all three unpack it"),
         row(
             "an odd piece at the end",
             [vec![pax_10("1\n512\n3\n", "515", b"end")]],

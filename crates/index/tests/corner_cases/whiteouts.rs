@@ -187,7 +187,8 @@ fn s6_marks_at_the_root_and_of_nothing() {
                 vec![mark(".wh.dev"), mark(".wh.proc"), mark("dev/.wh.null")],
             ],
             "f a \"1\"",
-        ),
+        )
+        .peers("containerd and containers/storage make dev"),
         row(
             "a whiteout by a loop",
             [vec![symlink("a", "a")], vec![mark("a/.wh.b")]],
@@ -225,4 +226,135 @@ fn marks_of_odd_shape() {
         row("a long whiteout", [vec![file("n".repeat(251), "1"), file("b", "2")], vec![mark(format!(".wh.{}", "n".repeat(251)))]], "f b \"2\""),
     ];
     check("whiteouts-shapes", rows);
+}
+
+/// containerd's TestBreakouts and TestRepeatedOpaqueWhiteout.
+#[test]
+fn s6_containerds_whiteouts_hide_what_they_name_and_nothing_else() {
+    let nothing = |path: &str| format!("refused: tar entry {path:?}: it is a whiteout of no file");
+    let users = || {
+        vec![
+            dir("/etc/"),
+            file("/etc/passwd", "all users"),
+            file("/etc/whitedout", "ahhhh whiteout"),
+            symlink("localetc", "/etc"),
+        ]
+    };
+    let rows = vec![
+        row(
+            "WhiteoutRootParent",
+            [
+                vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                vec![mark(".wh...")],
+            ],
+            nothing(".wh..."),
+        ),
+        row(
+            "WhiteoutParent",
+            [
+                vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                vec![mark("etc/.wh...")],
+            ],
+            nothing("etc/.wh..."),
+        ),
+        row(
+            "WhiteoutRoot",
+            [
+                vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                vec![mark(".wh..")],
+            ],
+            nothing(".wh.."),
+        ),
+        row(
+            "WhiteoutCurrentDirectory",
+            [
+                vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                vec![mark("etc/.wh..")],
+            ],
+            nothing("etc/.wh.."),
+        )
+        .peers("containers/storage removes etc"),
+        row(
+            "WhiteoutSymlink",
+            [users(), vec![mark(".wh.localetc")]],
+            r#"d etc
+               f etc/passwd "all users"
+               f etc/whitedout "ahhhh whiteout""#,
+        ),
+        row(
+            "WhiteoutSymlinkPath",
+            [users(), vec![mark("localetc/.wh.whitedout")]],
+            r#"d etc
+               f etc/passwd "all users"
+               l localetc -> /etc"#,
+        ),
+        row(
+            "WhiteoutDirectoryName",
+            [users(), vec![file(".wh.etc/somefile", "non-empty")]],
+            r#"d .wh.etc
+               f .wh.etc/somefile "non-empty"
+               d etc
+               f etc/passwd "all users"
+               f etc/whitedout "ahhhh whiteout"
+               l localetc -> /etc"#,
+        ),
+        row(
+            "WhiteoutDeadSymlinkParent",
+            [
+                vec![
+                    dir("/etc/"),
+                    file("/etc/passwd", "all users"),
+                    symlink("localetc", "/dne"),
+                ],
+                vec![mark("localetc/.wh.etc")],
+            ],
+            r#"d etc
+               f etc/passwd "all users"
+               l localetc -> /dne"#,
+        )
+        .peers("containerd makes the directory dne"),
+        row(
+            "WhiteoutRelativePath",
+            [users(), vec![mark("dne/../.wh.etc")]],
+            "l localetc -> /etc",
+        ),
+        row(
+            "WhiteoutOpaque",
+            [
+                [
+                    vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                    vec![file("/etc/shadow", "root:secret")],
+                ]
+                .concat(),
+                vec![mark("etc/.wh..wh..opq"), file("etc/group", "all groups")],
+            ],
+            r#"d etc
+               f etc/group "all groups""#,
+        ),
+        row(
+            "WhiteoutOpaqueOutOfOrder",
+            [
+                vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                vec![file("etc/group", "all groups"), mark("etc/.wh..wh..opq")],
+            ],
+            r#"d etc
+               f etc/group "all groups""#,
+        ),
+        row(
+            "RepeatedOpaqueWhiteout",
+            [
+                vec![dir("/etc/"), file("/etc/passwd", "inside")],
+                vec![
+                    mark("etc/.wh..wh..opq"),
+                    file("etc/a", "a"),
+                    mark("etc/.wh..wh..opq"),
+                    file("etc/b", "b"),
+                ],
+            ],
+            r#"d etc
+               f etc/a "a"
+               f etc/b "b""#,
+        ),
+    ];
+    check("containerd-whiteouts", rows);
 }
