@@ -1,10 +1,18 @@
 //! Which stacks the oracle makes up. Names are few, so that layers collide; what is common in real
 //! layers is common here, what is odd is rare but there.
 
-use crate::stack::{Attributes, Bytes, Kind, Layer, Member, OPAQUE_MARK, SparseFormat, Stack};
+use crate::{
+    model::{is_at_or_below, normalise},
+    stack::{
+        Attributes, Bytes, Kind, Layer, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX,
+    },
+};
 use proptest::{
     collection::vec, option::weighted, prelude::*, sample::select, strategy::BoxedStrategy,
 };
+
+/// What runtimes make themselves, when at the root.
+const RUNTIME_NAMES: [&str; 3] = ["proc", "sys", "dev"];
 
 /// Any stack of one to five layers.
 pub fn stacks() -> impl Strategy<Value = Stack> {
@@ -36,29 +44,48 @@ struct Draft {
 }
 
 /// Gives a hard link a target that is (probably) there: links to nothing end a comparison early.
+/// `earlier` are the members that can be linked to.
 fn settle(draft: Draft, earlier: &mut Vec<Member>) -> Member {
     let mut member = draft.member;
-    let is_link = matches!(member.kind, Kind::Hardlink(_));
-    if is_link
+    if matches!(member.kind, Kind::Hardlink(_))
         && let Some(index) = draft.links_to
-        && !earlier.is_empty()
     {
-        let target = index.get(earlier);
-        // A slash at the end would have containerd follow a symbolic link.
-        let name = target.name.strip_suffix(b"/").unwrap_or(&target.name);
-        member.kind = Kind::Hardlink(Bytes(name.to_vec()));
-        if draft.repeats_attributes {
-            member.attributes = target.attributes.clone();
+        if earlier.is_empty() {
+            member.kind = Kind::File(Bytes(vec![]));
+        } else {
+            let target = index.get(earlier);
+            // A slash at the end would have containerd follow a symbolic link.
+            let name = target.name.strip_suffix(b"/").unwrap_or(&target.name);
+            member.kind = Kind::Hardlink(Bytes(name.to_vec()));
+            if draft.repeats_attributes {
+                member.attributes = target.attributes.clone();
+            }
         }
     }
-    let is_mark = member
-        .name
-        .split(|&byte| byte == b'/')
-        .any(|name| name.starts_with(b".wh."));
-    if !is_mark && !matches!(member.kind, Kind::Directory) {
+    forget_hidden(&member, earlier);
+    let is_runtime = |name: &[u8]| RUNTIME_NAMES.iter().any(|dir| dir.as_bytes() == name);
+    let is_mark = |name: &[u8]| name.starts_with(WHITEOUT_PREFIX);
+    let mut names = member.name.split(|&byte| byte == b'/');
+    if !names.any(|name| is_mark(name) || is_runtime(name)) && member.kind != Kind::Directory {
         earlier.push(member.clone());
     }
     member
+}
+
+/// Whatever `member` hides or replaces is not there any more, as far as the names tell.
+fn forget_hidden(member: &Member, earlier: &mut Vec<Member>) {
+    let mut names = normalise(&member.name);
+    let hidden = match names.pop() {
+        Some(name) if name == OPAQUE_MARK => names.join(&b'/'),
+        Some(name) => {
+            names.push(name.strip_prefix(WHITEOUT_PREFIX).unwrap_or(name));
+            names.join(&b'/')
+        }
+        None => return,
+    };
+    if member.kind != Kind::Directory {
+        earlier.retain(|other| !is_at_or_below(&normalise(&other.name).join(&b'/'), &hidden));
+    }
 }
 
 fn draft() -> impl Strategy<Value = Draft> {
@@ -219,7 +246,7 @@ fn decoration() -> impl Strategy<Value = &'static str> {
 fn directory_name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         30 => select(vec!["a", "b", "c"]).prop_map(|name| name.as_bytes().to_vec()),
-        1 => select(vec!["proc", "sys", "dev"]).prop_map(|name| name.as_bytes().to_vec()),
+        1 => select(RUNTIME_NAMES.to_vec()).prop_map(|name| name.as_bytes().to_vec()),
         2 => odd_name(),
     ]
 }

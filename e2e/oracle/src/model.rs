@@ -52,6 +52,8 @@ struct Model {
 struct Node {
     shape: Shape,
     inode: usize,
+    /// The layer that made it.
+    made_in: usize,
     /// The last layer that has an entry for it.
     described_in: Option<usize>,
     /// The last layer that has an entry at or below it.
@@ -91,6 +93,7 @@ impl Model {
         let root = Node {
             shape: Shape::Directory,
             inode: 0,
+            made_in: 0,
             described_in: None,
             touched_in: 0,
             tainted: vec![],
@@ -269,7 +272,7 @@ impl Model {
         if found.shape == Shape::Directory {
             return self.everybody_refuses(Rule::LinkToDirectory);
         }
-        if is_at_or_below(&target, path) {
+        if is_at_or_below(&target, path) || is_at_or_below(path, &target) {
             return self.everybody_refuses(Rule::LinkToItself);
         }
         tainted.extend(&found.tainted);
@@ -334,6 +337,7 @@ impl Model {
             .filter(|path| is_at_or_below(path, &top) && (!is_opaque || **path != top))
             .cloned()
             .collect();
+        let mut removed_by_others: Vec<Path> = vec![];
         for path in below {
             let Some(node) = self.nodes.get_mut(&path) else {
                 continue;
@@ -343,15 +347,23 @@ impl Model {
                 continue;
             }
             let described = node.described_in == Some(self.layer);
-            if is_opaque && described {
-                continue;
+            let goes_with_parent = |top: &Path| is_at_or_below(&path, top);
+            if !is_opaque || !described || removed_by_others.iter().any(goes_with_parent) {
+                node.tainted.extend(UNPRINCIPLED);
+                removed_by_others.push(path.clone());
             }
-            node.tainted.extend(UNPRINCIPLED);
+            let kept_by_umoci = !described && node.made_in != self.layer;
             let rule = match is_opaque {
                 true => Rule::OwnLayerOpaque,
                 false => Rule::OwnLayerWhiteout,
             };
-            self.below(rule, &UNPRINCIPLED, path, Fields::ALL);
+            if removed_by_others.contains(&path) {
+                self.below(rule, &UNPRINCIPLED, path.clone(), Fields::ALL);
+            }
+            if kept_by_umoci {
+                let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
+                self.at(Rule::MarkAfterEntries, &[Tool::Umoci], path, fields);
+            }
         }
     }
 
@@ -426,6 +438,7 @@ impl Model {
         let node = Node {
             shape,
             inode,
+            made_in: self.layer,
             described_in: None,
             touched_in: self.layer,
             tainted,
@@ -565,7 +578,7 @@ fn is_off_borders(kind: &Kind) -> bool {
 }
 
 /// The components of a path inside the root: no empty ones, no `.`, and `..` resolved.
-fn normalise(path: &[u8]) -> Vec<&[u8]> {
+pub fn normalise(path: &[u8]) -> Vec<&[u8]> {
     let mut names = Vec::new();
     for name in path.split(|&byte| byte == b'/') {
         match name {
