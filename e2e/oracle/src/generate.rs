@@ -1,10 +1,18 @@
 //! Which stacks the oracle makes up. Names are few, so that layers collide; what is common in real
 //! layers is common here, what is odd is rare but there.
 
-use crate::stack::{Attributes, Bytes, Kind, Layer, Member, OPAQUE_MARK, SparseFormat, Stack};
+use crate::{
+    model::{is_at_or_below, normalise},
+    stack::{
+        Attributes, Bytes, Kind, Layer, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX,
+    },
+};
 use proptest::{
     collection::vec, option::weighted, prelude::*, sample::select, strategy::BoxedStrategy,
 };
+
+/// What runtimes make themselves, when at the root.
+const RUNTIME_NAMES: [&str; 3] = ["proc", "sys", "dev"];
 
 /// Any stack of one to five layers.
 pub fn stacks() -> impl Strategy<Value = Stack> {
@@ -36,27 +44,48 @@ struct Draft {
 }
 
 /// Gives a hard link a target that is (probably) there: links to nothing end a comparison early.
+/// `earlier` are the members that can be linked to.
 fn settle(draft: Draft, earlier: &mut Vec<Member>) -> Member {
     let mut member = draft.member;
-    let is_link = matches!(member.kind, Kind::Hardlink(_));
-    if is_link
+    if matches!(member.kind, Kind::Hardlink(_))
         && let Some(index) = draft.links_to
-        && !earlier.is_empty()
     {
-        let target = index.get(earlier);
-        member.kind = Kind::Hardlink(Bytes(target.name.clone()));
-        if draft.repeats_attributes {
-            member.attributes = target.attributes.clone();
+        if earlier.is_empty() {
+            member.kind = Kind::File(Bytes(vec![]));
+        } else {
+            let target = index.get(earlier);
+            // A slash at the end would have containerd follow a symbolic link.
+            let name = target.name.strip_suffix(b"/").unwrap_or(&target.name);
+            member.kind = Kind::Hardlink(Bytes(name.to_vec()));
+            if draft.repeats_attributes {
+                member.attributes = target.attributes.clone();
+            }
         }
     }
-    let is_mark = member
-        .name
-        .split(|&byte| byte == b'/')
-        .any(|name| name.starts_with(b".wh."));
-    if !is_mark && !matches!(member.kind, Kind::Directory) {
+    forget_hidden(&member, earlier);
+    let is_runtime = |name: &[u8]| RUNTIME_NAMES.iter().any(|dir| dir.as_bytes() == name);
+    let is_mark = |name: &[u8]| name.starts_with(WHITEOUT_PREFIX);
+    let mut names = member.name.split(|&byte| byte == b'/');
+    if !names.any(|name| is_mark(name) || is_runtime(name)) && member.kind != Kind::Directory {
         earlier.push(member.clone());
     }
     member
+}
+
+/// Whatever `member` hides or replaces is not there any more, as far as the names tell.
+fn forget_hidden(member: &Member, earlier: &mut Vec<Member>) {
+    let mut names = normalise(&member.name);
+    let hidden = match names.pop() {
+        Some(name) if name == OPAQUE_MARK => names.join(&b'/'),
+        Some(name) => {
+            names.push(name.strip_prefix(WHITEOUT_PREFIX).unwrap_or(name));
+            names.join(&b'/')
+        }
+        None => return,
+    };
+    if member.kind != Kind::Directory {
+        earlier.retain(|other| !is_at_or_below(&normalise(&other.name).join(&b'/'), &hidden));
+    }
 }
 
 fn draft() -> impl Strategy<Value = Draft> {
@@ -111,34 +140,27 @@ fn file_member() -> BoxedStrategy<Member> {
 
 /// A sparse file of up to four runs: as many as the old GNU header holds.
 fn sparse_kind() -> impl Strategy<Value = Kind> {
-    let gaps_and_runs = vec((0..5000u64, vec(any::<u8>(), 1..700)), 0..=4);
+    let blocks = |count| prop_oneof![30 => (0..count).prop_map(|n| n * 512), 1 => 0..count * 512];
+    let gaps_and_runs = vec((blocks(9u64), blocks(3), any::<u8>()), 0..=3);
     let format = prop_oneof![
         1 => Just(SparseFormat::OldGnu),
         5 => Just(SparseFormat::Pax01),
         5 => Just(SparseFormat::Pax10),
     ];
-    (gaps_and_runs, 0..5000u64, format).prop_map(|(gaps_and_runs, tail, format)| {
+    (gaps_and_runs, blocks(4), 0..512u64, format).prop_map(|(gaps_and_runs, tail, rest, format)| {
         let mut at = 0;
         let mut runs = Vec::new();
-        for (gap, run) in gaps_and_runs {
-            runs.push((at + gap, Bytes(run.clone())));
-            at += gap + run.len() as u64;
+        for (gap, length, byte) in gaps_and_runs {
+            runs.push((at + gap, Bytes(vec![byte; length as usize])));
+            at += gap + length;
         }
-        // GNU tar ends every map with an empty run at the file's end; the old header has four places.
-        if runs.len() < 4 {
-            runs.push((at + tail, Bytes(vec![])));
-        } else {
-            return Kind::Sparse {
-                size: at,
-                runs,
-                format,
-            };
+        // The last piece may end amid a block; behind a hole GNU tar writes an empty one.
+        let size = at + tail + rest;
+        match tail {
+            0 => runs.push((at, Bytes(vec![b'z'; rest as usize]))),
+            _ => runs.push((size, Bytes(vec![]))),
         }
-        Kind::Sparse {
-            size: at + tail,
-            runs,
-            format,
-        }
+        Kind::Sparse { size, runs, format }
     })
 }
 
@@ -224,7 +246,7 @@ fn decoration() -> impl Strategy<Value = &'static str> {
 fn directory_name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         30 => select(vec!["a", "b", "c"]).prop_map(|name| name.as_bytes().to_vec()),
-        1 => select(vec!["proc", "sys", "dev"]).prop_map(|name| name.as_bytes().to_vec()),
+        1 => select(RUNTIME_NAMES.to_vec()).prop_map(|name| name.as_bytes().to_vec()),
         2 => odd_name(),
     ]
 }

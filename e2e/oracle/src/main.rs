@@ -18,6 +18,7 @@ mod judge;
 mod model;
 mod rules;
 mod run;
+mod shrink;
 mod stack;
 mod tally;
 mod tar_write;

@@ -3,10 +3,10 @@
 
 use crate::{
     rules::{Excuse, Fields, Rule, Scope},
-    stack::{Attributes, Kind, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX},
+    stack::{Attributes, Bytes, Kind, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX},
     unpackers::Tool,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The excuses for differences over `stack`.
 pub fn excuses(stack: &Stack) -> Vec<Excuse> {
@@ -18,6 +18,7 @@ pub fn excuses(stack: &Stack) -> Vec<Excuse> {
                 return model.excuses;
             }
         }
+        model.end_layer();
     }
     model.judge_attributes();
     model.excuses
@@ -27,6 +28,7 @@ const UNPRINCIPLED: [Tool; 2] = [Tool::Containerd, Tool::Storage];
 const RUNTIME_DIRS: [&[u8]; 3] = [b"proc", b"sys", b"dev"];
 /// As in path_resolution(7).
 const LINKS_FOLLOWED_MAX: usize = 40;
+const SET_GID: u32 = 0o2000;
 const ACCESS_LIST_DEFAULT: &str = "system.posix_acl_default";
 
 type Path = Vec<u8>;
@@ -40,12 +42,18 @@ struct Model {
     /// Excuses for whatever paths these inodes have in the end.
     of_inodes: Vec<(usize, Rule, Tool, Fields)>,
     root_has_entry: bool,
+    /// Directories of the current layer: the name of the entry, where that was, the inode.
+    directories: Vec<(Vec<Vec<u8>>, Path, usize)>,
+    /// Directories with a default access list, inherited ones included.
+    with_list: BTreeSet<usize>,
 }
 
 #[derive(Clone)]
 struct Node {
     shape: Shape,
     inode: usize,
+    /// The layer that made it.
+    made_in: usize,
     /// The last layer that has an entry for it.
     described_in: Option<usize>,
     /// The last layer that has an entry at or below it.
@@ -85,6 +93,7 @@ impl Model {
         let root = Node {
             shape: Shape::Directory,
             inode: 0,
+            made_in: 0,
             described_in: None,
             touched_in: 0,
             tainted: vec![],
@@ -96,6 +105,8 @@ impl Model {
             excuses: vec![],
             of_inodes: vec![],
             root_has_entry: false,
+            directories: vec![],
+            with_list: BTreeSet::new(),
         }
     }
 
@@ -114,8 +125,15 @@ impl Model {
             return Flow::EverybodyRefuses;
         };
         self.note_taint(&parent.tainted);
-        if parent.no_directory.is_some() {
+        if let Some(file) = &parent.no_directory {
             self.refusal(Rule::ParentIsNoDirectory, &UNPRINCIPLED);
+            let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
+            self.at(
+                Rule::ParentIsNoDirectory,
+                &[Tool::Umoci],
+                file.clone(),
+                fields,
+            );
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
             self.hide(&parent, hidden, *name == OPAQUE_MARK);
@@ -133,7 +151,10 @@ impl Model {
             Kind::Hardlink(target) => return self.link(member, &path, &target.0, parent, tainted),
             Kind::Directory => {
                 self.make_parents(&parent, &tainted);
-                self.directory(member, path, tainted);
+                self.directory(member, path.clone(), tainted);
+                let inode = self.nodes[&path].inode;
+                let names = names.iter().map(|name| name.to_vec()).collect();
+                self.directories.push((names, path, inode));
             }
             kind => {
                 self.make_parents(&parent, &tainted);
@@ -145,6 +166,9 @@ impl Model {
                 if is_old_gnu_sparse(kind) {
                     self.refusal(Rule::OldGnuSparse, &Tool::ALL);
                 }
+                if is_off_borders(kind) {
+                    self.excuse(Rule::SparseOffBorders, &Tool::ALL, Scope::OurRefusal);
+                }
                 self.check_user_xattrs(&member.attributes, is_file);
                 self.replace(path, shape, member.attributes.clone(), tainted);
             }
@@ -154,17 +178,44 @@ impl Model {
 
     fn describe_root(&mut self, member: &Member) {
         self.root_has_entry = true;
-        self.inodes[0] = member.attributes.clone();
+        self.note_directory_xattrs(0, &member.attributes);
+        self.set_attributes(0, member.attributes.clone());
         let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
         self.at(Rule::RootEntry, &[Tool::Containerd], vec![], fields);
-        self.note_directory_xattrs(0, &member.attributes.clone());
+    }
+
+    fn end_layer(&mut self) {
+        for (names, path, inode) in std::mem::take(&mut self.directories) {
+            let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+            let Some((name, parents)) = names.split_last() else {
+                continue;
+            };
+            let now = self.resolve(parents).map(|parent| join(&parent.path, name));
+            let node = now.as_ref().ok().and_then(|now| self.nodes.get(now));
+            let same = |node: &Node| node.inode == inode && node.tainted.is_empty();
+            if now.as_ref().is_ok_and(|now| *now == path) && node.is_some_and(same) {
+                continue;
+            }
+            self.refusal(Rule::DirectoryGone, &UNPRINCIPLED);
+            if let Ok(now) = now {
+                self.at(Rule::DirectoryGone, &UNPRINCIPLED, now, Fields::MTIME);
+            }
+        }
+    }
+
+    fn set_attributes(&mut self, inode: usize, attributes: Attributes) {
+        let is_list = |(name, _): &(String, _)| name == ACCESS_LIST_DEFAULT;
+        if attributes.xattrs.iter().any(is_list) {
+            self.with_list.insert(inode);
+        }
+        self.inodes[inode] = attributes;
     }
 
     fn directory(&mut self, member: &Member, path: Path, tainted: Vec<Tool>) {
         match self.nodes.get(&path).map(|node| (&node.shape, node.inode)) {
             Some((Shape::Directory, inode)) => {
                 self.note_directory_xattrs(inode, &member.attributes);
-                self.inodes[inode] = member.attributes.clone();
+                self.set_attributes(inode, member.attributes.clone());
                 let layer = self.layer;
                 if let Some(node) = self.nodes.get_mut(&path) {
                     node.described_in = Some(layer);
@@ -221,7 +272,7 @@ impl Model {
         if found.shape == Shape::Directory {
             return self.everybody_refuses(Rule::LinkToDirectory);
         }
-        if is_at_or_below(&target, path) {
+        if is_at_or_below(&target, path) || is_at_or_below(path, &target) {
             return self.everybody_refuses(Rule::LinkToItself);
         }
         tainted.extend(&found.tainted);
@@ -252,34 +303,15 @@ impl Model {
     }
 
     fn note_link_attributes(&mut self, found: &Node, new: &Attributes) {
-        let inode = found.inode;
-        let old = &self.inodes[inode];
-        let lost = |only: &str| {
-            old.xattrs.iter().any(|(name, _)| {
-                name.starts_with(only) && !new.xattrs.iter().any(|(there, _)| there == name)
-            })
-        };
-        let (any_lost, capability_lost) = (lost(""), lost("security.capability"));
-        let (old_mtime, old_xattrs) = (old.mtime, old.xattrs.clone());
-        let mut excuse = |rule, tool, fields| self.of_inodes.push((inode, rule, tool, fields));
-        if any_lost {
-            excuse(Rule::LinkXattrs, Tool::Umoci, Fields::XATTRS);
+        let old = &self.inodes[found.inode];
+        if old == new {
+            return;
         }
-        if capability_lost {
-            for tool in UNPRINCIPLED {
-                excuse(Rule::LinkXattrs, tool, Fields::XATTRS);
-            }
+        let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
+        for tool in UNPRINCIPLED {
+            let rule = Rule::LinkAttributes;
+            self.of_inodes.push((found.inode, rule, tool, fields));
         }
-        if matches!(found.shape, Shape::Link(_)) && old_mtime != new.mtime {
-            excuse(Rule::LinkTimes, Tool::Storage, Fields::MTIME);
-        }
-        let mut merged = new.clone();
-        for (name, value) in old_xattrs {
-            if !merged.xattrs.iter().any(|(there, _)| *there == name) {
-                merged.xattrs.push((name, value));
-            }
-        }
-        self.inodes[inode] = merged;
     }
 
     /// A whiteout of `name` in `parent`, or an opaque mark on `parent`.
@@ -305,6 +337,7 @@ impl Model {
             .filter(|path| is_at_or_below(path, &top) && (!is_opaque || **path != top))
             .cloned()
             .collect();
+        let mut removed_by_others: Vec<Path> = vec![];
         for path in below {
             let Some(node) = self.nodes.get_mut(&path) else {
                 continue;
@@ -314,15 +347,23 @@ impl Model {
                 continue;
             }
             let described = node.described_in == Some(self.layer);
-            if is_opaque && described {
-                continue;
+            let goes_with_parent = |top: &Path| is_at_or_below(&path, top);
+            if !is_opaque || !described || removed_by_others.iter().any(goes_with_parent) {
+                node.tainted.extend(UNPRINCIPLED);
+                removed_by_others.push(path.clone());
             }
-            node.tainted.extend(UNPRINCIPLED);
+            let kept_by_umoci = !described && node.made_in != self.layer;
             let rule = match is_opaque {
                 true => Rule::OwnLayerOpaque,
                 false => Rule::OwnLayerWhiteout,
             };
-            self.below(rule, &UNPRINCIPLED, path, Fields::ALL);
+            if removed_by_others.contains(&path) {
+                self.below(rule, &UNPRINCIPLED, path.clone(), Fields::ALL);
+            }
+            if kept_by_umoci {
+                let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
+                self.at(Rule::MarkAfterEntries, &[Tool::Umoci], path, fields);
+            }
         }
     }
 
@@ -337,11 +378,15 @@ impl Model {
             let layer = self.layer;
             if let Some(node) = self.nodes.get_mut(&path) {
                 node.touched_in = layer;
-                self.note_default_list(&path);
                 continue;
             }
-            let implied = Attributes::plain(0o755);
-            if self.inherits_list(&path) {
+            let mut implied = Attributes::plain(0o755);
+            if self.is_set_gid(&names[..depth.saturating_sub(1)].join(&b'/')) {
+                implied.mode |= SET_GID;
+                let rule = Rule::SetGidParent;
+                self.below(rule, &Tool::ALL, path.clone(), Fields::ATTRIBUTES);
+            }
+            if self.is_in_listed(&path) {
                 let fields = Fields::ATTRIBUTES.and(Fields::XATTRS);
                 self.below(Rule::DefaultAcl, &Tool::ALL, path.clone(), fields);
             }
@@ -349,25 +394,17 @@ impl Model {
         }
     }
 
-    /// Something is created in the directory at `path`, and inherits its default access list.
-    fn note_default_list(&mut self, path: &Path) {
-        if self.has_default_list(path) {
-            let fields = Fields::ATTRIBUTES.and(Fields::XATTRS);
-            self.below(Rule::DefaultAcl, &UNPRINCIPLED, path.clone(), fields);
-        }
-    }
-
-    fn inherits_list(&self, path: &[u8]) -> bool {
+    /// Whether what is created at `path` inherits a default access list from its directory.
+    fn is_in_listed(&self, path: &[u8]) -> bool {
         let names = split(path);
-        (0..names.len()).any(|depth| self.has_default_list(&names[..depth].join(&b'/')))
+        let parent = names[..names.len().saturating_sub(1)].join(&b'/');
+        let node = self.nodes.get(&parent);
+        node.is_some_and(|node| self.with_list.contains(&node.inode))
     }
 
-    fn has_default_list(&self, path: &[u8]) -> bool {
+    fn is_set_gid(&self, path: &[u8]) -> bool {
         let node = self.nodes.get(path);
-        node.is_some_and(|node| {
-            let xattrs = &self.inodes[node.inode].xattrs;
-            xattrs.iter().any(|(name, _)| name == ACCESS_LIST_DEFAULT)
-        })
+        node.is_some_and(|node| self.inodes[node.inode].mode & SET_GID != 0)
     }
 
     fn replace(&mut self, path: Path, shape: Shape, attributes: Attributes, tainted: Vec<Tool>) {
@@ -383,10 +420,25 @@ impl Model {
     }
 
     fn insert(&mut self, path: Path, shape: Shape, attributes: Attributes, tainted: Vec<Tool>) {
-        self.inodes.push(attributes);
+        let inode = self.inodes.len();
+        self.inodes.push(attributes.clone());
+        if shape == Shape::Directory {
+            self.set_attributes(inode, attributes);
+        }
+        if self.is_in_listed(&path) {
+            let fields = Fields::ATTRIBUTES.and(Fields::XATTRS);
+            for tool in UNPRINCIPLED {
+                let excuse = (inode, Rule::DefaultAcl, tool, fields);
+                self.of_inodes.push(excuse);
+            }
+            if shape == Shape::Directory {
+                self.with_list.insert(inode);
+            }
+        }
         let node = Node {
             shape,
-            inode: self.inodes.len() - 1,
+            inode,
+            made_in: self.layer,
             described_in: None,
             touched_in: self.layer,
             tainted,
@@ -513,8 +565,20 @@ fn is_old_gnu_sparse(kind: &Kind) -> bool {
     matches!(kind, Kind::Sparse { format: found, .. } if *found == format)
 }
 
+/// Whether a piece of a sparse file begins or ends amid a block of 512 bytes, but for the file's end.
+fn is_off_borders(kind: &Kind) -> bool {
+    let Kind::Sparse { size, runs, .. } = kind else {
+        return false;
+    };
+    let off = |(at, run): &(u64, Bytes)| {
+        let end = at + run.0.len() as u64;
+        at % 512 != 0 || end % 512 != 0 && end != *size
+    };
+    runs.iter().filter(|(_, run)| !run.0.is_empty()).any(off)
+}
+
 /// The components of a path inside the root: no empty ones, no `.`, and `..` resolved.
-fn normalise(path: &[u8]) -> Vec<&[u8]> {
+pub fn normalise(path: &[u8]) -> Vec<&[u8]> {
     let mut names = Vec::new();
     for name in path.split(|&byte| byte == b'/') {
         match name {

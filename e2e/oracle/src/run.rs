@@ -1,7 +1,8 @@
 //! The run: kept cases first, then Go's tars and the real images, then as many stacks as asked for.
 
 use crate::{
-    Args, Passed, case::Place, corpus, generate::stacks, judge::Verdict, stack::Stack, tally::Tally,
+    Args, Passed, case::Place, corpus, generate::stacks, judge::Verdict, shrink::shrink,
+    stack::Stack, tally::Tally,
 };
 use anyhow::{Context as _, Result};
 use nix::{
@@ -27,8 +28,6 @@ use tokio::runtime::Runtime;
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases");
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// For making a failing stack smaller.
-const SHRINKING_MAX: Duration = Duration::from_secs(60);
 /// Lines of one failure that are printed.
 const LINES_MAX: usize = 30;
 
@@ -146,14 +145,13 @@ impl Scene {
     fn work(&self, progress: &Progress) -> Result<()> {
         let mut place = self.place()?;
         while let Some(seed) = progress.take() {
-            let mut tree = new_tree(seed)?;
-            let stack = tree.current();
+            let stack = make_up(seed)?;
             let verdict = self.compare_in(&mut place, &stack)?;
             progress.tally().add(&verdict);
             if verdict.differences.is_empty() {
                 continue;
             }
-            let (stack, verdict) = self.shrink(&mut place, &mut *tree, stack, verdict)?;
+            let (stack, verdict) = self.shrink(&mut place, stack)?;
             println!(
                 "\n--seed {seed} --stacks 1 shows a difference; made small:\n{stack}{}\nkept in {}\n",
                 lines(&verdict),
@@ -175,27 +173,12 @@ impl Scene {
         })
     }
 
-    fn shrink(
-        &self,
-        place: &mut Place,
-        tree: &mut dyn proptest::strategy::ValueTree<Value = Stack>,
-        mut stack: Stack,
-        mut verdict: Verdict,
-    ) -> Result<(Stack, Verdict)> {
-        let until = Instant::now() + SHRINKING_MAX;
-        let mut more = tree.simplify();
-        while more && Instant::now() < until {
-            let smaller = tree.current();
-            let judged = self.compare_in(place, &smaller)?;
-            more = match judged.differences.is_empty() {
-                true => tree.complicate(),
-                false => {
-                    (stack, verdict) = (smaller, judged);
-                    tree.simplify()
-                }
-            };
-        }
-        Ok((stack, verdict))
+    fn shrink(&self, place: &mut Place, stack: Stack) -> Result<(Stack, Verdict)> {
+        let small = shrink(stack, |smaller| {
+            Ok(!self.compare_in(place, smaller)?.differences.is_empty())
+        })?;
+        let verdict = self.compare_in(place, &small)?;
+        Ok((small, verdict))
     }
 }
 
@@ -213,15 +196,15 @@ pub fn lines(verdict: &Verdict) -> String {
     text
 }
 
-fn new_tree(seed: u64) -> Result<Box<dyn proptest::strategy::ValueTree<Value = Stack>>> {
+/// Stack number `seed`, the same in every run.
+fn make_up(seed: u64) -> Result<Stack> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let tree = stacks()
-        .new_tree(&mut runner)
-        .map_err(|reason| anyhow::anyhow!("cannot make up stack {seed}: {reason}"))?;
-    Ok(Box::new(tree))
+    let tree = stacks().new_tree(&mut runner);
+    let tree = tree.map_err(|reason| anyhow::anyhow!("cannot make up stack {seed}: {reason}"))?;
+    Ok(tree.current())
 }
 
 /// Writes a failing stack where it can be tried again, and added to the kept cases.

@@ -9,7 +9,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/opencontainers/umoci/oci/layer"
 	"github.com/sirupsen/logrus"
-	storage "github.com/containers/storage/pkg/archive"
+	storage "go.podman.io/storage/pkg/archive"
 )
 
 // An unpacker applies one uncompressed layer to the directory root.

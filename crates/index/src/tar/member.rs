@@ -215,12 +215,20 @@ fn normalise(path: &[u8]) -> Result<Vec<u8>, &'static str> {
         match name {
             b"" | b"." => {}
             b".." => drop(names.pop()),
-            _ if name.len() > limits::NAME_BYTES_MAX => {
-                return Err("a component of its path is longer than 255 bytes");
-            }
             _ if name.contains(&0) => return Err("its path holds a NUL byte"),
             _ => names.push(name),
         }
+    }
+    // A whiteout's own name may be longer than what it hides.
+    let named = names.iter().enumerate().map(|(depth, name)| {
+        let hidden = name.strip_prefix(WHITEOUT_PREFIX);
+        hidden.filter(|_| depth + 1 == names.len()).unwrap_or(name)
+    });
+    if named
+        .into_iter()
+        .any(|name| name.len() > limits::NAME_BYTES_MAX)
+    {
+        return Err("a component of its path is longer than 255 bytes");
     }
     let path = names.join(&b'/');
     match path.len() > limits::PATH_BYTES_MAX {

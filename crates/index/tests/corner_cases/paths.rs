@@ -150,6 +150,14 @@ fn long_paths_up_to_what_linux_allows() {
             ),
         ),
         row(
+            "a whiteout of a name of 255 bytes, which is 4 bytes longer itself",
+            [
+                vec![file(&component, "1"), file("a", "2")],
+                vec![mark(&format!(".wh.{component}"))],
+            ],
+            "f a \"2\"",
+        ),
+        row(
             "a path of 4,097 bytes",
             [vec![file(deep(4097), "1")]],
             too_long(deep(4097), "its path is longer than 4,096 bytes"),
