@@ -5,6 +5,7 @@ mod archive;
 mod containers;
 mod differential;
 mod errors;
+mod judges;
 mod kills;
 mod reads;
 mod scene;
