@@ -6,6 +6,7 @@ mod artifacts;
 mod containers;
 mod differential;
 mod errors;
+mod judges;
 mod kills;
 mod kinds;
 mod reads;

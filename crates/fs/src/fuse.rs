@@ -10,6 +10,7 @@ use crate::{
     nodes::{Layout, Node, Numbering},
 };
 use clip_archive::erofs::{FileType, Inode};
+use clip_archive::limits::NAME_BYTES_MAX;
 use fuser::{
     Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
@@ -223,6 +224,7 @@ impl FuseAdapter {
     }
 
     fn xattr_value(&self, node: Node, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        check_xattr_name(name)?;
         let Node::Tree(nid) = node else {
             return Err(Errno::NO_XATTR);
         };
@@ -281,6 +283,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if name.len() > NAME_BYTES_MAX {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
         let found = self.child(self.numbering.node(parent.0), name.as_bytes());
         match found.and_then(|child| child.map(|node| self.attr(node)).transpose()) {
             Ok(Some(attr)) => reply.entry(&TTL, &attr, Generation(0)),
@@ -461,6 +466,18 @@ impl Filesystem for FuseAdapter {
     ) {
         reply.error(Errno::ENOSYS);
     }
+}
+
+/// The kernel asks FUSE about any name. Other file systems are asked for those in a namespace of xattr(7) only, and for
+/// none that ends there.
+fn check_xattr_name(name: &[u8]) -> Result<(), Errno> {
+    const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+    if NAMESPACES.contains(&name) {
+        return Err(Errno::EINVAL);
+    }
+    let known = NAMESPACES.iter().any(|space| name.starts_with(space)) || ACLS.contains(&name);
+    known.then_some(()).ok_or(Errno::EOPNOTSUPP)
 }
 
 /// xattr(7): size 0 asks for the length; a buffer that is too small is ERANGE.
