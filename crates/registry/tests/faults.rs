@@ -465,29 +465,24 @@ async fn wrong_content_is_refused_by_its_digest() {
 }
 
 #[tokio::test]
-async fn what_is_no_image_is_refused_by_its_media_type() {
+async fn a_manifest_of_before_2016_is_refused_by_its_media_type() {
     let schema_1 = "application/vnd.docker.distribution.manifest.v1+prettyjws";
-    let helm = "application/vnd.cncf.helm.config.v1+json";
-    let digest = Digest::sha256_of(b"{}");
-    let chart = format!(
-        r#"{{"schemaVersion":2,"config":{{"mediaType":"{helm}","digest":"{digest}","size":2}},"layers":[]}}"#
-    );
-    let server = FaultServer::start(move |_, asked| match asked.path.ends_with("old") {
-        true => Reply::ok(r#"{"schemaVersion":1}"#).with("Content-Type", schema_1),
-        false => Reply::ok(chart.clone()),
+    let server = FaultServer::start(move |_, _| {
+        Reply::ok(r#"{"schemaVersion":1}"#).with("Content-Type", schema_1)
     });
-    for (tag, part) in [("old", "push the image again"), ("chart", helm)] {
-        let source = ImageSource::Registry(reference(&server, tag));
-        let error = anonymous()
-            .resolve(&source, &Platform::host())
-            .await
-            .unwrap_err();
-        assert_eq!(
-            (error.reason(), error.is_permanent()),
-            ("UnsupportedMediaType", true)
-        );
-        assert!(error.to_string().contains(part), "{error}");
-    }
+    let source = ImageSource::Registry(reference(&server, "old"));
+    let error = anonymous()
+        .resolve(&source, &Platform::host())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.reason(), error.is_permanent()),
+        ("UnsupportedMediaType", true)
+    );
+    assert!(
+        error.to_string().contains("push the image again"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -477,6 +477,10 @@ impl Model {
                 if value.0.is_empty() {
                     self.at(Rule::EmptyXattr, &Tool::ALL, path.clone(), Fields::XATTRS);
                 }
+                if name == "security.selinux" {
+                    let tools = [Tool::Umoci, Tool::Storage];
+                    self.at(Rule::SelinuxXattr, &tools, path.clone(), Fields::XATTRS);
+                }
                 if name.starts_with("trusted.") {
                     let tools = [Tool::Containerd];
                     self.at(Rule::TrustedXattr, &tools, path.clone(), Fields::XATTRS);
@@ -572,7 +576,7 @@ fn is_off_borders(kind: &Kind) -> bool {
     };
     let off = |(at, run): &(u64, Bytes)| {
         let end = at + run.0.len() as u64;
-        at % 512 != 0 || end % 512 != 0 && end != *size
+        !at.is_multiple_of(512) || !end.is_multiple_of(512) && end != *size
     };
     runs.iter().filter(|(_, run)| !run.0.is_empty()).any(off)
 }

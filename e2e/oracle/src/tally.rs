@@ -98,7 +98,7 @@ impl fmt::Display for Tally {
             rules.entry(*rule).or_default().push(used);
         }
         for (rule, used) in rules {
-            writeln!(f, "  {rule:?}: {}", used.join(", "))?;
+            writeln!(f, "  {rule:?}: {} ({})", used.join(", "), rule.why())?;
         }
         Ok(())
     }

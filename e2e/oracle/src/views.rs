@@ -165,7 +165,7 @@ impl Bench {
 
 impl Mounted {
     /// Unmounts both and forgets everything about the image.
-    pub fn unmount(mut self: Box<Self>) -> Result<()> {
+    pub fn unmount(mut self) -> Result<()> {
         self.detach()
     }
 

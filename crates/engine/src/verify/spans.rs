@@ -8,10 +8,6 @@ use clip_archive::{OpenError, SeekTable, SpanDigest, SpanHasher, SpanKind, Windo
 use clip_seek::{DecodeError, SpanDecoder};
 use std::ops::Range;
 
-/// Spans that may wait for more bytes at once. Neighbours share a byte at most, so honest archives
-/// have two; each costs a decoder.
-const OPEN_MAX: usize = 16;
-
 /// A span that does not give what the archive promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadSpan {
@@ -39,9 +35,6 @@ pub enum SpanProblem {
     /// The blob ended before the span did.
     #[error("is not in the blob, which ends before it")]
     Missing,
-    /// More spans lie over each other than any indexer makes.
-    #[error("lies over too many others")]
-    Overlap,
 }
 
 /// The result for one layer.
@@ -57,14 +50,9 @@ pub(super) struct SpanChecker {
     windows: Vec<Window>,
     /// Position of each span in the tar.
     starts: Vec<u64>,
-    /// The spans in the order in which their bytes come.
-    order: Vec<usize>,
-    /// How many of them have begun.
+    /// How many spans have begun.
     begun: usize,
     open: Vec<Open>,
-    /// Compressed bytes that the spans to come may have: together they have the blob's, and a
-    /// shared byte each.
-    budget: u64,
     at: u64,
     bad: Vec<BadSpan>,
 }
@@ -80,16 +68,12 @@ impl SpanChecker {
     /// A checker for layer `index`, at the start of its blob.
     pub fn new(archive: &Archive, index: usize) -> Result<Self, OpenError> {
         let table = archive.seek_table(index)?;
-        let mut order: Vec<usize> = (0..table.spans.len()).collect();
-        order.sort_by_key(|&span| table.spans[span].blob_offset);
         let next_start = |at: &mut u64, len: u64| Some(std::mem::replace(at, *at + len));
         let lengths = table.spans.iter().map(|span| span.tar_len);
         Ok(Self {
             starts: lengths.scan(0, next_start).collect(),
             windows: archive.windows(index)?,
-            budget: archive.head().layers[index].size + table.spans.len() as u64,
             table,
-            order,
             begun: 0,
             open: Vec::new(),
             at: 0,
@@ -103,18 +87,13 @@ impl SpanChecker {
         for open in std::mem::take(&mut self.open) {
             self.feed(open, chunk);
         }
-        while let Some(&span) = self.order.get(self.begun) {
-            if self.table.spans[span].blob_offset >= end {
+        // An archive that opens has its spans in the order of their bytes.
+        while let Some(span) = self.table.spans.get(self.begun) {
+            if span.blob_offset >= end {
                 break;
             }
+            self.feed(self.begin(self.begun), chunk);
             self.begun += 1;
-            match self.budget.checked_sub(self.table.spans[span].blob_len) {
-                Some(left) if self.open.len() < OPEN_MAX => {
-                    self.budget = left;
-                    self.feed(self.begin(span), chunk);
-                }
-                _ => self.report(span, SpanProblem::Overlap),
-            }
         }
         self.at = end;
     }
@@ -122,7 +101,7 @@ impl SpanChecker {
     /// The blob is complete.
     pub fn finish(mut self) -> SpansChecked {
         let unfinished = std::mem::take(&mut self.open);
-        let never_begun = self.order.split_off(self.begun);
+        let never_begun = self.begun..self.table.spans.len();
         let missing = unfinished.iter().map(|open| open.span).chain(never_begun);
         for span in missing {
             self.report(span, SpanProblem::Missing);

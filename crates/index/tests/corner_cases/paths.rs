@@ -153,7 +153,7 @@ fn long_paths_up_to_what_linux_allows() {
             "a whiteout of a name of 255 bytes, which is 4 bytes longer itself",
             [
                 vec![file(&component, "1"), file("a", "2")],
-                vec![mark(&format!(".wh.{component}"))],
+                vec![mark(format!(".wh.{component}"))],
             ],
             "f a \"2\"",
         ),

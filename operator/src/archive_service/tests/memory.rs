@@ -1,10 +1,10 @@
 //! How much memory an upload may take: not as much as it is large.
 
-use clip_archive::{SeekTable, Window};
+use clip_archive::{SeekTable, Span, SpanDigest, SpanKind, Window};
 
 use super::*;
 
-/// A layer without files, but with this many seek windows of 32,000 bytes that do not compress.
+/// A layer without files, but with this many spans of a byte, and seek windows of 32,000 bytes that do not compress.
 fn layer_with_windows(number: u8, windows: u32) -> LayerSection {
     let mut random = u32::from(number) + 1;
     let mut window = || Window {
@@ -19,15 +19,22 @@ fn layer_with_windows(number: u8, windows: u32) -> LayerSection {
         .take(32_000)
         .collect(),
     };
+    let span = |number: u32| Span {
+        tar_len: 1,
+        blob_offset: number.into(),
+        blob_len: 1,
+        kind: SpanKind::GzipMember,
+        digest: SpanDigest::of(&[]),
+    };
     LayerSection {
         digest: Digest::of(&[number]),
         diff_id: Digest::of(&[number]),
-        size: 1,
+        size: windows.into(),
         media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
         entries: vec![],
         seek: SeekTable {
-            tar_size: 0,
-            spans: vec![],
+            tar_size: windows.into(),
+            spans: (0..windows).map(span).collect(),
             windows: (0..windows).map(|_| window()).collect(),
         },
     }
