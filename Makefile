@@ -17,7 +17,9 @@ demo-stop: ## Stop what `make demo` started
 	@e2e/cluster/down
 
 .PHONY: test
-test: setup lint unit e2e ## Everything that must pass before a commit
+test: setup lint unit fuzz oracle-share e2e ## Everything that must pass before a commit
+.PHONY: nightly
+nightly: setup lint unit fuzz-long oracle-long e2e ## The same with hours of fuzzing and of made-up layers
 
 .PHONY: setup
 setup: ## Install and build what tests and demo need, once per machine
@@ -35,6 +37,24 @@ lint: ## Formatting, clippy, chart
 unit: ## Tests that need no cluster (real registries, mounts and judges, as root)
 	$(call step,unit and integration tests)
 	cargo test --locked --workspace --exclude clip-e2e
+
+.PHONY: fuzz fuzz-long
+fuzz: ## Every fuzz target for some seconds; see fuzz/README.md
+	$(call step,fuzz targets)
+	fuzz/run smoke
+fuzz-long:
+	$(call step,fuzz targets at length)
+	fuzz/run long
+
+.PHONY: oracle oracle-share oracle-long
+oracle: ## Both views against three unpackers: 20,000 made-up stacks of layers, kept ones, Go's tars, real images
+	e2e/oracle/run
+oracle-share:
+	$(call step,oracle (a share of make oracle))
+	e2e/oracle/run --seconds 100
+oracle-long:
+	$(call step,oracle at length)
+	e2e/oracle/run --stacks 500000
 
 .PHONY: release
 release: ## The static binaries

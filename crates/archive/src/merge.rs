@@ -1,19 +1,20 @@
 //! Lays an image's layers over each other, as a runtime would unpack them one after the other
 //! (OCI image-spec, layer.md, "Applying Changesets").
 //!
-//! Each layer is applied in two passes. Whiteouts and opaque marks come first: they hide what
-//! *lower* layers have, wherever they stand in the tar. Then the entries follow in tar order:
+//! The entries of a layer are applied in the order of its tar, as the unpackers do:
 //!
+//! * whiteouts and opaque marks hide what *lower* layers have, wherever they stand in the tar;
 //! * a later entry replaces an earlier one of the same path; a directory over a directory keeps
 //!   its children and takes the new attributes;
 //! * parents are looked up through symbolic links, inside the image: with `lib -> usr/lib` below,
 //!   `lib/x` is the file `usr/lib/x`;
 //! * a parent that no entry describes is made: mode 0755, owner 0:0, times of the entry that
 //!   implied it;
-//! * a hard link names the inode of its target: later in its layer, or not hidden by a mark before it.
+//! * a hard link names the inode of its target, which may come later in its layer.
 //!
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
 
+mod own;
 mod walk;
 
 use crate::{
@@ -22,8 +23,9 @@ use crate::{
     limits,
     tree::{Node, NodeId, NodeKind, Tree},
 };
+use own::{Own, Touched};
 use std::{cell::Cell, collections::BTreeMap};
-use walk::{LINKS_FOLLOWED_MAX, Looped, Seen, Walk, split};
+use walk::{LINKS_FOLLOWED_MAX, Looped, Walk, split};
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
 pub const MERGE_VERSION: u32 = 2;
@@ -119,15 +121,14 @@ struct Merger {
     /// How many more path components may be looked up.
     steps_left: Cell<u64>,
     root_is_explicit: bool,
-    /// What the marks of the current layer hide: where it was, the node, the mark's place in the tar.
-    hidden: BTreeMap<(NodeId, Vec<u8>), (NodeId, usize)>,
+    /// What the current layer has added, if it has marks that must not hide that.
+    own: Option<Own>,
 }
 
-/// What a step needs of an entry: its attributes, its place in the tar, and for errors its name.
+/// What a step needs of an entry: its attributes, and for errors its name.
 struct Context<'a> {
     layer: usize,
     entry: &'a Entry,
-    place: usize,
 }
 
 impl Merger {
@@ -146,30 +147,19 @@ impl Merger {
             nodes: vec![root],
             steps_left: Cell::new(steps),
             root_is_explicit: false,
-            hidden: BTreeMap::new(),
+            own: None,
         }
     }
 
     fn apply(&mut self, layer: usize, entries: &[Entry]) -> Result<(), MergeError> {
-        let contexts = || {
-            entries.iter().enumerate().map(|(place, entry)| Context {
-                layer,
-                entry,
-                place,
-            })
-        };
-        self.hidden.clear();
-        for context in contexts() {
-            match context.entry.kind {
+        let is_mark = |entry: &Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
+        self.own = entries.iter().any(is_mark).then(Own::default);
+        let mut links_to_later = Vec::new();
+        for entry in entries {
+            let context = Context { layer, entry };
+            match entry.kind {
                 EntryKind::Whiteout => self.remove(&context)?,
                 EntryKind::Opaque => self.empty(&context)?,
-                _ => {}
-            }
-        }
-        let mut links_to_later = Vec::new();
-        for context in contexts() {
-            match context.entry.kind {
-                EntryKind::Whiteout | EntryKind::Opaque => {}
                 EntryKind::Hardlink { .. } => {
                     if !self.link(&context)? {
                         links_to_later.push(context);
@@ -203,29 +193,75 @@ impl Merger {
         }
     }
 
-    /// Whiteout: forgets the name. What is not there cannot be hidden; that is no error.
+    /// Whiteout: what is not there cannot be hidden; that is no error.
     fn remove(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
         let (parent, name) = split(&context.entry.path);
-        if let Some(parent) = self.resolve(parent, context)?
-            && let Some(node) = self.children_mut(parent).remove(name)
-        {
-            self.hide(parent, name.to_vec(), node, context);
+        match self.resolve(parent, context)? {
+            Some(parent) => self.hide(parent, name, context),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Opaque mark: forgets what is in the directory.
+    /// Opaque mark: the directory itself stays as it is.
     fn empty(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
-        if let Some(parent) = self.resolve(&context.entry.path, context)? {
-            for (name, node) in std::mem::take(self.children_mut(parent)) {
-                self.hide(parent, name, node, context);
-            }
+        match self.resolve(&context.entry.path, context)? {
+            Some(directory) => self.hide_children(directory, context),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn hide(&mut self, parent: NodeId, name: Vec<u8>, node: NodeId, context: &Context<'_>) {
-        self.hidden.insert((parent, name), (node, context.place));
+    /// Hides what lower layers have under a name. A directory in which the layer has something becomes a new one,
+    /// as if the mark had come first.
+    fn hide(
+        &mut self,
+        parent: NodeId,
+        name: &[u8],
+        context: &Context<'_>,
+    ) -> Result<(), MergeError> {
+        let Some(child) = self.child(parent, name) else {
+            return Ok(());
+        };
+        let own = self.own.get_or_insert_default();
+        if own.has_name(parent, name) {
+            return Ok(());
+        }
+        match own.touched(child) {
+            None => {
+                self.children_mut(parent).remove(name);
+                return Ok(());
+            }
+            Some(Touched::Implied { mtime, mtime_nsec }) => {
+                self.redescribe(child, implied_directory(mtime, mtime_nsec));
+            }
+            Some(Touched::Described) => {}
+        }
+        self.note_name(parent, name);
+        self.hide_children(child, context)
+    }
+
+    fn hide_children(
+        &mut self,
+        directory: NodeId,
+        context: &Context<'_>,
+    ) -> Result<(), MergeError> {
+        let own = self.own.get_or_insert_default();
+        let NodeKind::Directory(children) = &mut self.nodes[directory as usize].kind else {
+            return Ok(());
+        };
+        let looked_at = children.len() as u64;
+        let mut touched = Vec::new();
+        children.retain(|name, child| {
+            let is_own = own.has_name(directory, name);
+            let stays = is_own || own.touched(*child).is_some();
+            if stays && !is_own {
+                touched.push(name.clone());
+            }
+            stays
+        });
+        self.spend(looked_at, context)?;
+        touched
+            .iter()
+            .try_for_each(|name| self.hide(directory, name, context))
     }
 
     fn add(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
@@ -238,7 +274,10 @@ impl Merger {
         let node = to_node(layer, entry);
         match (self.child(parent, name), &node.kind) {
             (Some(old), NodeKind::Directory(_)) if self.is_directory(old) => {
-                self.redescribe(old, node)
+                self.redescribe(old, node);
+                if let Some(own) = &mut self.own {
+                    own.describe(old);
+                }
             }
             _ => drop(self.attach(parent, name.to_vec(), node)),
         }
@@ -283,6 +322,7 @@ impl Merger {
             return Err(context.hardlink_error("is itself"));
         }
         self.children_mut(parent).insert(name.to_vec(), inode);
+        self.note_name(parent, name);
         Ok(true)
     }
 
@@ -308,14 +348,8 @@ impl Merger {
             return Ok(Some(ROOT));
         }
         let (parent, name) = split(target);
-        for seen in [Seen::Now, Seen::BeforeMark(context.place)] {
-            if let Some(parent) = self.walk(parent, seen, context)?.directory()
-                && let Some(inode) = self.child_seen(parent, name, seen)
-            {
-                return Ok(Some(inode));
-            }
-        }
-        Ok(None)
+        let parent = self.resolve(parent, context)?;
+        Ok(parent.and_then(|parent| self.child(parent, name)))
     }
 
     /// The directory at `path`, through symbolic links, made where it is missing. What is in the
@@ -330,28 +364,32 @@ impl Merger {
             return Err(context.too_many_nodes());
         }
         let mut at = ROOT;
-        for (name, directory) in self.walk(path, Seen::Now, context)?.entered {
+        for (name, directory) in self.walk(path, context)?.entered {
+            let entry = context.entry;
             at = match directory {
                 Some(directory) => directory,
-                None => self.attach(at, name, implied_directory(context.entry)),
+                None => self.attach(at, name, implied_directory(entry.mtime, entry.mtime_nsec)),
             };
+            if let Some(own) = &mut self.own {
+                own.imply(at, entry);
+            }
         }
         Ok(at)
     }
 
     /// The directory at `path`, through symbolic links; `None` when there is none.
     fn resolve(&self, path: &[u8], context: &Context<'_>) -> Result<Option<NodeId>, MergeError> {
-        Ok(self.walk(path, Seen::Now, context)?.directory())
+        Ok(self.walk(path, context)?.directory())
     }
 
     /// Walks `path` inside the image. What is not there is walked by its name, so that `..` leads
     /// back from it, as in the unpackers' path resolution.
-    fn walk(&self, path: &[u8], seen: Seen, context: &Context<'_>) -> Result<Walk, MergeError> {
+    fn walk(&self, path: &[u8], context: &Context<'_>) -> Result<Walk, MergeError> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next_name() {
             let child = walk
                 .directory()
-                .and_then(|parent| self.child_seen(parent, &name, seen));
+                .and_then(|parent| self.child(parent, &name));
             match child.map(|id| (id, &self.nodes[id as usize].kind)) {
                 Some((id, NodeKind::Directory(_))) => walk.entered.push((name, Some(id))),
                 Some((_, NodeKind::Symlink(target))) => {
@@ -361,22 +399,15 @@ impl Merger {
             }
         }
         // A single walk is bounded by itself; only their sum needs counting.
-        let left = self.steps_left.get().checked_sub(walk.steps);
-        self.steps_left
-            .set(left.ok_or_else(|| context.too_many_steps())?);
+        self.spend(walk.steps, context)?;
         Ok(walk)
     }
 
-    fn child_seen(&self, parent: NodeId, name: &[u8], seen: Seen) -> Option<NodeId> {
-        let now = self.child(parent, name);
-        match seen {
-            Seen::Now => now,
-            Seen::BeforeMark(place) => {
-                let hidden = self.hidden.get(&(parent, name.to_vec()));
-                let hidden = hidden.filter(|(_, mark)| place < *mark);
-                hidden.map(|(node, _)| *node).or(now)
-            }
-        }
+    fn spend(&self, steps: u64, context: &Context<'_>) -> Result<(), MergeError> {
+        let left = self.steps_left.get().checked_sub(steps);
+        self.steps_left
+            .set(left.ok_or_else(|| context.too_many_steps())?);
+        Ok(())
     }
 
     fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
@@ -393,8 +424,15 @@ impl Merger {
     fn attach(&mut self, parent: NodeId, name: Vec<u8>, node: Node) -> NodeId {
         let id = self.nodes.len() as NodeId;
         self.nodes.push(node);
+        self.note_name(parent, &name);
         self.children_mut(parent).insert(name, id);
         id
+    }
+
+    fn note_name(&mut self, parent: NodeId, name: &[u8]) {
+        if let Some(own) = &mut self.own {
+            own.add_name(parent, name);
+        }
     }
 
     fn children_mut(&mut self, id: NodeId) -> &mut BTreeMap<Vec<u8>, NodeId> {
@@ -502,15 +540,15 @@ impl Context<'_> {
     }
 }
 
-fn implied_directory(by: &Entry) -> Node {
+fn implied_directory(mtime: i64, mtime_nsec: u32) -> Node {
     let kind = NodeKind::Directory(BTreeMap::new());
     Node {
         kind,
         mode: 0o755,
         uid: 0,
         gid: 0,
-        mtime: by.mtime,
-        mtime_nsec: by.mtime_nsec,
+        mtime,
+        mtime_nsec,
         xattrs: vec![],
     }
 }

@@ -61,7 +61,6 @@ pub fn judge(excuses: &[Excuse], refusal: Option<&str>, seen: &Seen) -> Verdict 
 
 impl Verdict {
     fn judge_our_refusal(&mut self, excuses: &[Excuse], reason: &str, seen: &Seen) {
-        eprintln!("REFUSED {reason}");
         let may_refuse = excuses
             .iter()
             .find(|excuse| excuse.scope == Scope::OurRefusal);

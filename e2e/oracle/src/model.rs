@@ -66,7 +66,9 @@ struct Node {
 enum Shape {
     Directory,
     Link(Path),
-    Leaf,
+    File,
+    /// FIFO or device.
+    Special,
 }
 
 #[derive(PartialEq)]
@@ -79,8 +81,10 @@ enum Flow {
 #[derive(Default)]
 struct Resolved {
     path: Path,
-    /// The first component that is not there.
-    missing: Option<Path>,
+    /// Components that are not there.
+    missing: Vec<Path>,
+    /// Symbolic links on the way.
+    links: Vec<Path>,
     /// A component that is no directory.
     no_directory: Option<Path>,
     tainted: Vec<Tool>,
@@ -127,13 +131,13 @@ impl Model {
         self.note_taint(&parent.tainted);
         if let Some(file) = &parent.no_directory {
             self.refusal(Rule::ParentIsNoDirectory, &UNPRINCIPLED);
+            let (rule, umoci) = (Rule::ParentIsNoDirectory, [Tool::Umoci]);
             let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
-            self.at(
-                Rule::ParentIsNoDirectory,
-                &[Tool::Umoci],
-                file.clone(),
-                fields,
-            );
+            self.at(rule, &umoci, file.clone(), fields);
+            // What is implied below inherits the bit.
+            if self.is_set_gid(file) {
+                self.below(rule, &umoci, file.clone(), Fields::ATTRIBUTES);
+            }
         }
         if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
             self.hide(&parent, hidden, *name == OPAQUE_MARK);
@@ -160,16 +164,16 @@ impl Model {
                 self.make_parents(&parent, &tainted);
                 let shape = match kind {
                     Kind::Symlink(target) => Shape::Link(target.0.clone()),
-                    _ => Shape::Leaf,
+                    Kind::File(_) | Kind::Sparse { .. } => Shape::File,
+                    _ => Shape::Special,
                 };
-                let is_file = matches!(kind, Kind::File(_) | Kind::Sparse { .. });
                 if is_old_gnu_sparse(kind) {
                     self.refusal(Rule::OldGnuSparse, &Tool::ALL);
                 }
                 if is_off_borders(kind) {
                     self.excuse(Rule::SparseOffBorders, &Tool::ALL, Scope::OurRefusal);
                 }
-                self.check_user_xattrs(&member.attributes, is_file);
+                self.check_user_xattrs(&member.attributes, shape == Shape::File);
                 self.replace(path, shape, member.attributes.clone(), tainted);
             }
         }
@@ -190,14 +194,24 @@ impl Model {
             let Some((name, parents)) = names.split_last() else {
                 continue;
             };
-            let now = self.resolve(parents).map(|parent| join(&parent.path, name));
+            let parent = self.resolve(parents);
+            let leads_there = parent
+                .as_ref()
+                .is_ok_and(|parent| parent.tainted.is_empty());
+            let now = parent.map(|parent| join(&parent.path, name));
             let node = now.as_ref().ok().and_then(|now| self.nodes.get(now));
             let same = |node: &Node| node.inode == inode && node.tainted.is_empty();
-            if now.as_ref().is_ok_and(|now| *now == path) && node.is_some_and(same) {
+            let is_there = now.as_ref().is_ok_and(|now| *now == path) && node.is_some_and(same);
+            if leads_there && is_there {
                 continue;
             }
             self.refusal(Rule::DirectoryGone, &UNPRINCIPLED);
-            if let Ok(now) = now {
+            let through_link = self.resolve(&[parents, &[*name]].concat());
+            for now in now.into_iter().chain(through_link.map(|found| found.path)) {
+                if let Some(inode) = self.nodes.get(&now).map(|node| node.inode) {
+                    let hit = |tool| (inode, Rule::DirectoryGone, tool, Fields::MTIME);
+                    self.of_inodes.extend(UNPRINCIPLED.map(hit));
+                }
                 self.at(Rule::DirectoryGone, &UNPRINCIPLED, now, Fields::MTIME);
             }
         }
@@ -249,6 +263,7 @@ impl Model {
         if leaves_the_root(target) {
             self.refusal(Rule::LeavesTheRoot, &[Tool::Storage]);
         }
+        let named_as_directory = target.ends_with(b"/");
         let names = normalise(target);
         if is_runtime(&names) {
             self.excuse(Rule::RuntimeDirs, &Tool::ALL, Scope::OurRefusal);
@@ -272,12 +287,17 @@ impl Model {
         if found.shape == Shape::Directory {
             return self.everybody_refuses(Rule::LinkToDirectory);
         }
-        if is_at_or_below(&target, path) || is_at_or_below(path, &target) {
+        if named_as_directory && matches!(found.shape, Shape::Link(_)) {
+            self.refusal(Rule::LinkToSlash, &[Tool::Containerd]);
+            tainted.push(Tool::Containerd);
+        }
+        let on_the_way = is_at_or_below(&target, path) || is_at_or_below(path, &target);
+        if on_the_way || target_parent.links.contains(path) {
             return self.everybody_refuses(Rule::LinkToItself);
         }
         tainted.extend(&found.tainted);
         self.note_taint(&tainted);
-        self.check_user_xattrs(&member.attributes, found.shape == Shape::Leaf);
+        self.check_user_xattrs(&member.attributes, found.shape == Shape::File);
         self.note_link_attributes(&found, &member.attributes);
         self.make_parents(&parent, &tainted);
         self.remove(path);
@@ -316,7 +336,7 @@ impl Model {
 
     /// A whiteout of `name` in `parent`, or an opaque mark on `parent`.
     fn hide(&mut self, parent: &Resolved, name: &[u8], is_opaque: bool) {
-        if let Some(missing) = &parent.missing {
+        for missing in &parent.missing {
             self.below(
                 Rule::WhiteoutMakesParents,
                 &UNPRINCIPLED,
@@ -324,7 +344,7 @@ impl Model {
                 Fields::ALL,
             );
         }
-        if parent.missing.is_some() || parent.no_directory.is_some() {
+        if !self.nodes.contains_key(&parent.path) || parent.no_directory.is_some() {
             return;
         }
         let top = match is_opaque {
@@ -389,6 +409,9 @@ impl Model {
             if self.is_in_listed(&path) {
                 let fields = Fields::ATTRIBUTES.and(Fields::XATTRS);
                 self.below(Rule::DefaultAcl, &Tool::ALL, path.clone(), fields);
+            }
+            for &tool in tainted {
+                self.below(Rule::Consequence, &[tool], path.clone(), Fields::ALL);
             }
             self.insert(path, Shape::Directory, implied, tainted.to_vec());
         }
@@ -498,7 +521,6 @@ impl Model {
         let mut to_go: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
         let mut at = Resolved::default();
         let mut entered: Vec<Vec<u8>> = vec![];
-        let mut links = 0;
         while let Some(name) = to_go.pop() {
             match name.as_slice() {
                 b"" | b"." => continue,
@@ -510,18 +532,18 @@ impl Model {
             }
             let path = entered.join(&b'/');
             let Some(node) = self.nodes.get(&path) else {
-                at.missing.get_or_insert(path);
+                at.missing.push(path);
                 continue;
             };
             at.tainted.extend(&node.tainted);
             match &node.shape {
                 Shape::Directory => {}
-                Shape::Leaf => {
+                Shape::File | Shape::Special => {
                     at.no_directory.get_or_insert(path);
                 }
                 Shape::Link(target) => {
-                    links += 1;
-                    if links > LINKS_FOLLOWED_MAX {
+                    at.links.push(path);
+                    if at.links.len() > LINKS_FOLLOWED_MAX {
                         return Err(Looped);
                     }
                     entered.pop();

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -138,6 +139,7 @@ func unpackLayer(unpack unpacker, root, layer string) (refusal error) {
 		return err
 	}
 	defer file.Close()
+	defer meetAtFIFOs(root)()
 	// A panic of an unpacker is its own way to refuse.
 	defer func() {
 		if panicked := recover(); panicked != nil {
@@ -145,4 +147,28 @@ func unpackLayer(unpack unpacker, root, layer string) (refusal error) {
 		}
 	}()
 	return unpack(root, bufio.NewReaderSize(file, 1<<16))
+}
+
+// meetAtFIFOs opens every FIFO below root once a second until the returned function is called: an unpacker that opens
+// one to look at it would wait for somebody at the other end for ever.
+func meetAtFIFOs(root string) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Second):
+			}
+			filepath.WalkDir(root, func(path string, found fs.DirEntry, err error) error {
+				if err == nil && found.Type() == fs.ModeNamedPipe {
+					if end, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
+						end.Close()
+					}
+				}
+				return nil
+			})
+		}
+	}()
+	return func() { close(done) }
 }

@@ -9,15 +9,6 @@ pub(super) const LINKS_FOLLOWED_MAX: usize = 40;
 /// Too many symbolic links.
 pub(super) struct Looped;
 
-/// Which state of the tree a walk sees.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Seen {
-    /// The marks of the layer have hidden what they hide.
-    Now,
-    /// Only the marks before this place in the tar have.
-    BeforeMark(usize),
-}
-
 /// A walk through the image: components still to go, and those entered so far, so that `..` in a
 /// link's target can go back without leaving the root. What is not a directory has no node.
 pub(super) struct Walk {
