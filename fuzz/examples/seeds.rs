@@ -1,7 +1,7 @@
 //! Writes the committed seeds: `cargo run -p clip-fuzz --example seeds`. Small, and each reaches code that chance
 //! would take hours to find.
 
-use clip_archive::{Entry, EntryKind, Segment, Span, SpanDigest, SpanKind, Window, codec};
+use clip_archive::{Entry, EntryKind, Segment, Span, SpanDigest, SpanKind, Window, columns};
 use std::{fs, io, path::Path};
 
 fn main() -> io::Result<()> {
@@ -45,7 +45,7 @@ fn archive_open() -> Vec<Seed> {
         length: 5,
         tar_offset: 512,
     }];
-    let entries = codec::encode(&vec![
+    let entries = columns::encode_entries(&[
         entry("a", EntryKind::Directory),
         entry("a/f", EntryKind::File { size: 5, segments }),
         entry(
@@ -74,8 +74,8 @@ fn archive_open() -> Vec<Seed> {
         kind,
         digest: SpanDigest::of(b"x"),
     };
-    let spans = codec::encode(&vec![span(96, 0, SpanKind::GzipMember), span(31, 59, kind)]);
-    let windows = codec::encode(&vec![Window {
+    let spans = columns::encode_spans(&[span(96, 0, SpanKind::GzipMember), span(31, 59, kind)]);
+    let windows = columns::encode_windows(&[Window {
         runs: vec![(7, 2)],
         bytes: vec![1, 2],
     }]);

@@ -5,7 +5,7 @@
 //! pieces, then the stream.
 
 use crate::{erofs_walk, framing, input::Input};
-use clip_archive::{Archive, Entry, RuntimeDirs, codec, erofs};
+use clip_archive::{Archive, Entry, RuntimeDirs, columns, erofs};
 use clip_index::{TarError, TarWalker};
 
 /// The target.
@@ -59,7 +59,7 @@ fn pieces<'a>(stream: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
 fn expand(entries: &Vec<Entry>, tar_size: u64) {
     let layer = framing::RawLayer {
         tar_size,
-        entries: codec::encode(entries),
+        entries: columns::encode_entries(entries),
         ..Default::default()
     };
     let file = framing::archive(&[layer], RuntimeDirs::Omit, |_| {});

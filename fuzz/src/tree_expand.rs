@@ -4,7 +4,7 @@
 
 use crate::{erofs_walk, framing, input::Input};
 use clip_archive::{
-    Archive, Entry, EntryKind, RuntimeDirs, Segment, Xattr, codec, erofs, limits,
+    Archive, Entry, EntryKind, RuntimeDirs, Segment, Xattr, columns, erofs, limits,
     tree::{Node, NodeKind, Tree},
 };
 use std::collections::BTreeMap;
@@ -37,7 +37,7 @@ fn expand(input: &mut Input<'_>) {
         .zip(&tar_sizes)
         .map(|(entries, &tar_size)| framing::RawLayer {
             tar_size,
-            entries: codec::encode(entries),
+            entries: columns::encode_entries(entries),
             ..Default::default()
         })
         .collect();

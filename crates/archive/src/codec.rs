@@ -5,11 +5,7 @@
 //! that encoding under zstd; identity is always taken from the bytes *before* compression.
 
 use crate::Digest;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, SeqAccess, Visitor},
-};
-use std::{fmt, marker::PhantomData};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// zstd level of the frames: an archive is written once and read on every node, but level 19 would
 /// take seconds for the 11 MB of entries that an image with 125,000 files has.
@@ -79,33 +75,6 @@ pub fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T
     }
 }
 
-/// Decodes the canonical encoding of a list of at most `max` items, one by one, so that `admit` can
-/// refuse before memory is taken for the rest.
-pub fn decode_list<T: DeserializeOwned>(
-    what: &'static str,
-    bytes: &[u8],
-    max: u64,
-    mut admit: impl FnMut(&T) -> Result<(), String>,
-) -> Result<Vec<T>, DecodeError> {
-    let malformed = |source| DecodeError::Malformed { what, source };
-    let (count, mut rest) = postcard::take_from_bytes::<u64>(bytes).map_err(malformed)?;
-    if count > max {
-        let problem = format!("{count} items, more than the limit of {max}");
-        return Err(DecodeError::TooMany { what, problem });
-    }
-    let mut items = Vec::new();
-    for _ in 0..count {
-        let (item, tail) = postcard::take_from_bytes::<T>(rest).map_err(malformed)?;
-        admit(&item).map_err(|problem| DecodeError::TooMany { what, problem })?;
-        items.push(item);
-        rest = tail;
-    }
-    match rest {
-        [] => Ok(items),
-        _ => Err(malformed(postcard::Error::DeserializeBadEncoding)),
-    }
-}
-
 /// Compresses canonical bytes into a frame.
 pub fn compress(bytes: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(bytes, ZSTD_LEVEL)
@@ -171,30 +140,4 @@ pub mod bytes {
         }
         deserializer.deserialize_bytes(Bytes)
     }
-}
-
-/// Deserialises a list of at most `MAX` items, so that one entry cannot take memory without bound.
-pub fn at_most<'de, const MAX: usize, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct AtMost<const MAX: usize, T>(PhantomData<T>);
-    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {
-        type Value = Vec<T>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a list of at most {MAX} items")
-        }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
-                if list.len() == MAX {
-                    return Err(serde::de::Error::invalid_length(MAX + 1, &self));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-    deserializer.deserialize_seq(AtMost::<MAX, T>(PhantomData))
 }

@@ -1,13 +1,10 @@
 //! One entry of a layer's tar stream, as the indexer saw it.
 
-use serde::{Deserialize, Serialize};
-
 /// A tar member, or a marker of the layer format (OCI image-spec, layer.md, "Whiteouts").
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Path from the image's root, without leading or trailing slash, without `.` and `..`
     /// components. Empty for the root itself. Any bytes but NUL.
-    #[serde(with = "crate::codec::bytes")]
     pub path: Vec<u8>,
     /// What the entry is.
     pub kind: EntryKind,
@@ -22,7 +19,6 @@ pub struct Entry {
     /// Nanoseconds within the second, below 10⁹.
     pub mtime_nsec: u32,
     /// Extended attributes, sorted by name.
-    #[serde(deserialize_with = "crate::codec::at_most::<{ crate::limits::XATTRS_MAX }, _, _>")]
     pub xattrs: Vec<Xattr>,
 }
 
@@ -41,18 +37,16 @@ impl Entry {
 }
 
 /// One extended attribute with its full name (`security.capability`, `user.note`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Xattr {
     /// Name with its namespace prefix.
-    #[serde(with = "crate::codec::bytes")]
     pub name: Vec<u8>,
     /// Value, any bytes.
-    #[serde(with = "crate::codec::bytes")]
     pub value: Vec<u8>,
 }
 
 /// The kinds of entries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
     File {
@@ -60,9 +54,6 @@ pub enum EntryKind {
         size: u64,
         /// Where the bytes lie, in ascending order of `logical`; what no segment covers is a hole.
         /// An ordinary file has one segment, an empty one none.
-        #[serde(
-            deserialize_with = "crate::codec::at_most::<{ crate::limits::SEGMENTS_MAX }, _, _>"
-        )]
         segments: Vec<Segment>,
     },
     /// A directory.
@@ -70,13 +61,11 @@ pub enum EntryKind {
     /// A symbolic link.
     Symlink {
         /// Target, verbatim.
-        #[serde(with = "crate::codec::bytes")]
         target: Vec<u8>,
     },
     /// A further name of an earlier entry, in this layer or below.
     Hardlink {
         /// Path of the earlier entry, normalised like [`Entry::path`].
-        #[serde(with = "crate::codec::bytes")]
         target: Vec<u8>,
     },
     /// A character device.
@@ -102,7 +91,7 @@ pub enum EntryKind {
 }
 
 /// A run of a file's bytes inside the layer's uncompressed tar stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// Position in the file.
     pub logical: u64,

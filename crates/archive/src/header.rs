@@ -14,7 +14,7 @@ pub const HEADER_LEN: usize = 54;
 /// The first nine bytes: high bit, "CLIP", and the line-end characters that text-mode copies mangle.
 pub const MAGIC: [u8; 9] = [0x89, b'C', b'L', b'I', b'P', 0x0D, 0x0A, 0x1A, 0x0A];
 /// The version that this code writes and reads. Version 1 is the Go origin's, whether it calls itself v1 or v2.
-pub const FORMAT_VERSION: u8 = 3;
+pub const FORMAT_VERSION: u8 = 4;
 /// The only storage type: content stays in an OCI registry.
 pub const STORAGE_TYPE: [u8; 12] = *b"oci\0\0\0\0\0\0\0\0\0";
 
@@ -131,7 +131,18 @@ mod tests {
         .encode();
         assert_eq!(
             bytes[..10],
-            [0x89, 0x43, 0x4C, 0x49, 0x50, 0x0D, 0x0A, 0x1A, 0x0A, 3]
+            [
+                0x89,
+                0x43,
+                0x4C,
+                0x49,
+                0x50,
+                0x0D,
+                0x0A,
+                0x1A,
+                0x0A,
+                FORMAT_VERSION
+            ]
         );
         assert_eq!(&bytes[42..45], b"oci");
         let mut file = bytes.to_vec();

@@ -23,6 +23,7 @@
 //! with an [`OpenError`], it never panics and never allocates more than [`limits`] allow.
 
 pub mod codec;
+pub mod columns;
 pub mod digest;
 pub mod entry;
 pub mod erofs;

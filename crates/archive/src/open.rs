@@ -3,12 +3,13 @@
 use crate::{
     Digest, Entry, Head, SeekTable, Window,
     codec::{self, DecodeError},
+    columns,
     entry::{EntryKind, Segment},
     head::{LayerRef, Part},
     header::{HEADER_LEN, Header, HeaderError},
     limits::{self, EntryBudget},
     merge::{MergeError, merge},
-    section::{SeekTableError, Span},
+    section::SeekTableError,
     tree::Tree,
     write::HEAD_PREFIX_LEN,
 };
@@ -134,8 +135,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
     ) -> Result<Vec<Entry>, OpenError> {
         let layer = &self.head.layers[index];
         let raw = self.part("list of entries", &layer.entries, limits::TREE_BYTES_MAX)?;
-        let most = limits::ENTRIES_MAX as u64;
-        let entries: Vec<Entry> = codec::decode_list("list of entries", &raw, most, |entry| {
+        let entries = columns::decode_entries(&raw, |entry| {
             budget.admit(entry).map_err(|problem| problem.to_string())
         })?;
         for entry in &entries {
@@ -152,7 +152,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
     pub fn seek_table(&self, index: usize) -> Result<SeekTable, OpenError> {
         let layer = &self.head.layers[index];
         let raw = self.part("span table", &layer.spans, limits::SPAN_BYTES_MAX)?;
-        let spans: Vec<Span> = codec::decode("span table", &raw)?;
+        let spans = columns::decode_spans(&raw)?;
         let table = SeekTable {
             tar_size: layer.tar_size,
             spans,
@@ -173,8 +173,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
         let raw = self.part("seek windows", &layer.windows, limits::WINDOW_BYTES_MAX)?;
         // Two bytes make an empty window of 48 in memory; but there are no more windows than spans.
         let spans_at_most = layer.spans.raw_len / SPAN_BYTES_MIN;
-        let windows: Vec<Window> =
-            codec::decode_list("seek windows", &raw, spans_at_most, |_| Ok(()))?;
+        let windows = columns::decode_windows(&raw, spans_at_most)?;
         match windows.iter().position(|window| !window.is_well_formed()) {
             None => Ok(windows),
             Some(bad) => Err(OpenError::SeekTable {
@@ -303,9 +302,6 @@ fn decode_head(part: &[u8]) -> Result<Head, DecodeError> {
 }
 
 fn check_entry(layer: &LayerRef, entry: &Entry) -> Result<(), &'static str> {
-    if entry.path.len() > limits::PATH_BYTES_MAX {
-        return Err("its path is longer than 4,096 bytes");
-    }
     check_path(&entry.path)?;
     if entry.mode > 0o7777 {
         return Err("its mode has bits beyond the permission bits");
@@ -320,9 +316,6 @@ fn check_entry(layer: &LayerRef, entry: &Entry) -> Result<(), &'static str> {
         {
             Err("its link target is empty or longer than 4,095 bytes")
         }
-        EntryKind::Symlink { target } if target.contains(&0) => {
-            Err("its link target holds a NUL byte")
-        }
         EntryKind::Hardlink { target } if target.len() > limits::PATH_BYTES_MAX => {
             Err("its link target is longer than 4,096 bytes")
         }
@@ -336,7 +329,7 @@ fn check_path(path: &[u8]) -> Result<(), &'static str> {
         return Ok(());
     }
     for name in path.split(|&b| b == b'/') {
-        if name.is_empty() || name == b"." || name == b".." || name.contains(&0) {
+        if name.is_empty() || name == b"." || name == b".." {
             return Err("its path is not normalised");
         }
         if name.len() > limits::NAME_BYTES_MAX {

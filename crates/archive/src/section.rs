@@ -1,7 +1,6 @@
 //! A layer's section: its entries, and the spans from which any byte can be decoded.
 
 use crate::{Digest, Entry, SpanDigest, limits};
-use serde::{Deserialize, Serialize};
 
 /// Everything an archive knows about one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +31,7 @@ pub struct SeekTable {
 }
 
 /// The smallest piece of a layer that can be decoded alone: from one seek point to the next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// Length of the decoded bytes.
     pub tar_len: u64,
@@ -48,7 +47,7 @@ pub struct Span {
 }
 
 /// How to start the decoder of a span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpanKind {
     /// The blob is the tar itself.
     Plain,
@@ -67,12 +66,11 @@ pub enum SpanKind {
 
 /// The part of the 32 KiB before a deflate block that later bytes really refer to. The rest is
 /// taken as zero: on real layers about a tenth is needed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Window {
     /// `(start, length)` of each needed run, ascending, within the 32 KiB.
     pub runs: Vec<(u16, u16)>,
     /// The needed bytes, back to back.
-    #[serde(with = "crate::codec::bytes")]
     pub bytes: Vec<u8>,
 }
 

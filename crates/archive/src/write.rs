@@ -1,7 +1,7 @@
 //! Writing an archive: sections first, then the head that points at them.
 
 use crate::{
-    Digest, Head, LayerRef, LayerSection, RuntimeDirs, codec,
+    Digest, Head, LayerRef, LayerSection, RuntimeDirs, codec, columns,
     entry::EntryKind,
     head::Part,
     header::{HEADER_LEN, Header},
@@ -55,9 +55,9 @@ impl ArchiveWriter {
                 .iter()
                 .filter(|entry| is_file(&entry.kind))
                 .count() as u64,
-            entries: self.add_part(&codec::encode(&section.entries)),
-            spans: self.add_part(&codec::encode(&section.seek.spans)),
-            windows: self.add_part(&codec::encode(&section.seek.windows)),
+            entries: self.add_part(&columns::encode_entries(&section.entries)),
+            spans: self.add_part(&columns::encode_spans(&section.seek.spans)),
+            windows: self.add_part(&columns::encode_windows(&section.seek.windows)),
         };
         self.layers.push(layer);
     }

@@ -28,8 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn report_size(path: &str, blob: &[u8], table: &SeekTable) -> Result<(), Box<dyn Error>> {
-    let windows = clip_archive::codec::encode(&table.windows);
-    let spans = clip_archive::codec::encode(&table.spans);
+    let windows = clip_archive::columns::encode_windows(&table.windows);
+    let spans = clip_archive::columns::encode_spans(&table.spans);
     let packed = [
         zstd::bulk::compress(&windows, ZSTD_LEVEL)?.len(),
         zstd::bulk::compress(&spans, ZSTD_LEVEL)?.len(),

@@ -5,7 +5,7 @@ use crate::{
     framing::{self, RawLayer},
     open, open_with, peak, refusal,
 };
-use clip_archive::{Archive, Digest, RuntimeDirs, codec, limits};
+use clip_archive::{Archive, Digest, RuntimeDirs, codec, columns, limits};
 
 /// The number that an encoded list begins with.
 fn length(count: u64) -> Vec<u8> {
@@ -49,16 +49,38 @@ fn more_entries_than_an_image_may_have_are_refused_before_memory_is_taken() {
     assert!(peak < 3 * MIB, "{peak} bytes");
 }
 
+/// The columns of one entry, an empty file, with `kind` as its kind and `content` in column `index`.
+fn entry_with(kind: u8, index: usize, content: Vec<u8>) -> Vec<u8> {
+    let plain = columns::encode_entries(&[empty_file("f")]);
+    // The number of entries, the columns' lengths, all in a byte each; then the columns.
+    let (lengths, mut rest) = plain[1..].split_at(15);
+    let mut columns = Vec::new();
+    for &length in lengths {
+        let (column, tail) = rest.split_at(length.into());
+        columns.push(column.to_vec());
+        rest = tail;
+    }
+    columns[0] = vec![kind];
+    columns[index] = content;
+    let lengths = columns.iter().map(|column| length(column.len() as u64));
+    [
+        length(1),
+        lengths.collect::<Vec<_>>().concat(),
+        columns.concat(),
+    ]
+    .concat()
+}
+
+/// An empty file with extended attributes, and the column of those.
+const ATTRIBUTES: (u8, usize) = (0x80, 13);
+/// A file in pieces, and their column.
+const PIECES: (u8, usize) = (9, 10);
+
 #[test]
 fn an_entry_that_claims_a_billion_attributes_or_pieces_costs_nothing() {
-    let template = codec::encode(&vec![empty_file("f")]);
-    let attributes_at = template.len() - 1;
-    let attributes = [&template[..attributes_at], &length(1_000_000_000)].concat();
-    // path (2), kind, size, then the list of pieces
-    let pieces = [&template[..5], &length(1_000_000_000)].concat();
-    for entries in [attributes, pieces] {
+    for (kind, index) in [ATTRIBUTES, PIECES] {
         let archive = open(&[RawLayer {
-            entries,
+            entries: entry_with(kind, index, length(1_000_000_000)),
             ..RawLayer::default()
         }])
         .unwrap();
@@ -70,19 +92,37 @@ fn an_entry_that_claims_a_billion_attributes_or_pieces_costs_nothing() {
 
 #[test]
 fn attributes_beyond_the_limit_are_refused_while_they_are_read() {
-    let mut entries = codec::encode(&vec![empty_file("f")]);
-    entries.pop();
     let many = 4_000_000u64;
-    entries.extend(length(many));
-    entries.resize(entries.len() + 2 * many as usize, 0); // an empty name and an empty value each
+    let mut attributes = length(many);
+    attributes.resize(attributes.len() + 2 * many as usize, 0); // an empty name and an empty value each
+    let (kind, index) = ATTRIBUTES;
     let archive = open(&[RawLayer {
-        entries,
+        entries: entry_with(kind, index, attributes),
         ..RawLayer::default()
     }])
     .unwrap();
     let (result, peak) = peak::of(|| archive.entries(0));
     assert!(result.is_err());
     // The decoded part itself has 8 MB; a list of all of them would have taken 200.
+    assert!(peak < 16 * MIB, "{peak} bytes");
+}
+
+#[test]
+fn paths_that_grow_with_each_entry_are_refused() {
+    let long = |n: usize| empty_file(vec![b'x'; n]);
+    let entries: Vec<_> = (1..20_000).map(long).collect();
+    let raw = columns::encode_entries(&entries);
+    assert!(
+        raw.len() < 10 * 20_000,
+        "each path is the one before and a byte"
+    );
+    let archive = open(&[RawLayer {
+        entries: raw,
+        ..RawLayer::default()
+    }])
+    .unwrap();
+    let (result, peak) = peak::of(|| archive.entries(0));
+    assert!(result.is_err());
     assert!(peak < 16 * MIB, "{peak} bytes");
 }
 
