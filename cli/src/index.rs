@@ -46,6 +46,12 @@ pub struct IndexArgs {
     #[arg(long, value_name = "BYTES", default_value_t = SpanLimits::default().tar, value_parser = clap::value_parser!(u64).range(65536..=268_435_456))]
     max_span: u64,
 
+    /// Take layers that this earlier archive already describes from it instead of downloading them (may be
+    /// given several times; the archive that is to be replaced is always looked at). The result is the same. The
+    /// archive is believed: `clip verify` checks one that you do not trust.
+    #[arg(long, value_name = "ARCHIVE")]
+    reuse: Vec<PathBuf>,
+
     /// Print what was made as one JSON object on stdout.
     #[arg(long)]
     json: bool,
@@ -132,7 +138,7 @@ fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
     let client = args.registry.client()?;
     let runtime = runtime()?;
     let progress = Arc::new(Shown::new(common.verbose));
-    let options = args.index_options();
+    let options = args.index_options()?;
     let indexed = runtime.block_on(index_image(&client, &source, &options, progress.clone()))?;
     let archive = Archive::open(indexed.archive.as_slice()).map_err(Failure::local)?;
     let summary = archive.verify().map_err(Failure::local)?;
@@ -147,6 +153,14 @@ fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
         eprintln!(
             "Left out {} entries in /proc, /sys and /dev (--verbose lists them)",
             progress.left_out_count()
+        );
+    }
+    let (reused, bytes) = progress.reused();
+    if reused > 0 {
+        eprintln!(
+            "Reused {} from earlier archives: {} not downloaded",
+            units::count(reused, "layer"),
+            units::bytes(bytes)
         );
     }
     if let Some(path) = out {
@@ -229,9 +243,9 @@ fn check_out(path: &std::path::Path) -> Result<&std::path::Path, Failure> {
 }
 
 impl IndexArgs {
-    fn index_options(&self) -> IndexOptions {
+    fn index_options(&self) -> Result<IndexOptions, Failure> {
         let defaults = SpanLimits::default();
-        IndexOptions {
+        Ok(IndexOptions {
             platform: self.platform.clone().unwrap_or_else(Platform::host),
             runtime_dirs: match self.runtime_dirs {
                 RuntimeDirsArg::Omit => RuntimeDirs::Omit,
@@ -242,6 +256,22 @@ impl IndexArgs {
                 tar: self.max_span,
                 blob: self.max_span / (defaults.tar / defaults.blob),
             },
-        }
+            reuse: self.earlier_archives()?.into(),
+        })
+    }
+
+    /// Those that were named, which must be archives, and the one to be replaced, if it is one.
+    fn earlier_archives(&self) -> Result<Vec<Archive>, Failure> {
+        let named = self.reuse.iter().map(|path| {
+            let bytes = std::fs::read(path).map_err(|error| error.to_string());
+            let archive =
+                bytes.and_then(|bytes| Archive::open(bytes).map_err(|error| error.to_string()));
+            archive.map_err(|error| Failure::local(format!("--reuse {}: {error}", path.display())))
+        });
+        let replaced = self.out.iter().filter_map(|path| {
+            let bytes = std::fs::read(path).ok()?;
+            Archive::open(bytes).ok()
+        });
+        named.chain(replaced.map(Ok)).collect()
     }
 }

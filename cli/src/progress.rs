@@ -124,6 +124,9 @@ pub struct Shown {
     verbose: bool,
     layers: LayerProgress,
     left_out: AtomicU64,
+    sizes: Mutex<Vec<u64>>,
+    reused: AtomicU64,
+    reused_bytes: AtomicU64,
 }
 
 impl Shown {
@@ -133,7 +136,16 @@ impl Shown {
             verbose,
             layers: LayerProgress::new("indexed"),
             left_out: AtomicU64::new(0),
+            sizes: Mutex::default(),
+            reused: AtomicU64::new(0),
+            reused_bytes: AtomicU64::new(0),
         }
+    }
+
+    /// How many layers were taken from earlier archives, and their bytes.
+    pub fn reused(&self) -> (u64, u64) {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        (load(&self.reused), load(&self.reused_bytes))
     }
 
     /// How many entries were left out.
@@ -151,6 +163,7 @@ impl Progress for Shown {
             units::bytes(total),
             image.manifest_digest
         ));
+        *lock(&self.sizes) = image.layers.iter().map(|layer| layer.size).collect();
         let layers = image.layers.iter().enumerate();
         self.layers.begin(layers.map(|(index, layer)| {
             let name = layer.digest.hex()[..12].to_owned();
@@ -164,6 +177,14 @@ impl Progress for Shown {
 
     fn layer_done(&self, index: usize) {
         self.layers.layer_done(index);
+    }
+
+    fn reused(&self, index: usize) {
+        let bytes = lock(&self.sizes).get(index).copied().unwrap_or(0);
+        self.layers.advanced(index, bytes);
+        self.layers.layer_done(index);
+        self.reused.fetch_add(1, Ordering::Relaxed);
+        self.reused_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn left_out(&self, path: &[u8]) {

@@ -63,11 +63,18 @@ fn unmount_as_user(path: &Path, lazy: bool) -> Result<(), Failure> {
     match fusermount.output() {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => Err(busy(path)),
-        Ok(output) => Err(Failure::local(format!(
-            "cannot unmount {}: {}",
-            path.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ))),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            // Minimal systems lack it; to unmount, fusermount3 cannot do without.
+            let remedy = match said.contains("/etc/mtab") {
+                true => ": as root, `ln -s /proc/self/mounts /etc/mtab`",
+                false => "",
+            };
+            let (path, said) = (path.display(), said.trim());
+            Err(Failure::local(format!(
+                "cannot unmount {path}: {said}{remedy}"
+            )))
+        }
         Err(error) => Err(Failure::local(format!(
             "cannot run fusermount3 ({error}): install the package fuse3"
         ))),

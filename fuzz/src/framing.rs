@@ -3,7 +3,7 @@
 
 use clip_archive::{
     Digest, Head, LayerRef, RuntimeDirs, codec,
-    head::Part,
+    head::{Indexer, Part},
     header::{HEADER_LEN, Header},
 };
 
@@ -69,6 +69,7 @@ pub fn archive_with(
         platform: "linux/amd64".to_owned(),
         config: b"{}".to_vec(),
         runtime_dirs,
+        indexer: Indexer::default(),
         layers: layers.collect(),
     };
     adjust(&mut head);

@@ -10,6 +10,7 @@ mod judges;
 mod kills;
 mod kinds;
 mod reads;
+mod reuse;
 mod scene;
 mod sharing;
 mod talk;

@@ -89,6 +89,7 @@ fn forge(scene: &Scene, name: &str, change: impl FnOnce(&mut Vec<LayerSection>, 
         platform: head.platform,
         config: head.config,
         runtime_dirs: head.runtime_dirs,
+        indexer: head.indexer,
     };
     change(&mut sections, &mut info);
     let mut writer = ArchiveWriter::new();

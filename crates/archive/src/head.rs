@@ -25,8 +25,22 @@ pub struct Head {
     pub config: Vec<u8>,
     /// What became of `/proc`, `/sys` and `/dev`.
     pub runtime_dirs: RuntimeDirs,
+    /// How the sections were made.
+    pub indexer: Indexer,
     /// The layers, base first.
     pub layers: Vec<LayerRef>,
+}
+
+/// What a section depends on beside its layer. Only where this is the same may an archive take over
+/// a section of another one. The default is no real one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexer {
+    /// Raised when the same layer gives another section.
+    pub version: u32,
+    /// Limit of a span's decoded bytes.
+    pub span_tar_max: u64,
+    /// Limit of a span's compressed bytes.
+    pub span_blob_max: u64,
 }
 
 /// `/proc`, `/sys` and `/dev` belong to the container runtime; what layers hold there is left out.

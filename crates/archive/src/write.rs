@@ -3,7 +3,7 @@
 use crate::{
     Digest, Head, LayerRef, LayerSection, RuntimeDirs, codec, columns,
     entry::EntryKind,
-    head::Part,
+    head::{Indexer, Part},
     header::{HEADER_LEN, Header},
 };
 use std::collections::HashMap;
@@ -25,6 +25,8 @@ pub struct ImageInfo {
     pub config: Vec<u8>,
     /// See [`Head::runtime_dirs`].
     pub runtime_dirs: RuntimeDirs,
+    /// See [`Head::indexer`].
+    pub indexer: Indexer,
 }
 
 /// Collects layer sections, then yields the file. Equal input gives equal bytes.
@@ -72,6 +74,7 @@ impl ArchiveWriter {
             platform: image.platform,
             config: image.config,
             runtime_dirs: image.runtime_dirs,
+            indexer: image.indexer,
             layers: self.layers,
         };
         let raw_head = codec::encode(&head);

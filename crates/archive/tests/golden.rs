@@ -2,8 +2,8 @@
 
 use clip_archive::{
     Archive, ArchiveWriter, Digest, Entry, EntryKind, LayerSection, RuntimeDirs, SeekTable,
-    Segment, Span, SpanDigest, SpanKind, Window, Xattr, codec, columns, header::HEADER_LEN,
-    write::ImageInfo,
+    Segment, Span, SpanDigest, SpanKind, Window, Xattr, codec, columns, head::Indexer,
+    header::HEADER_LEN, write::ImageInfo,
 };
 use expect_test::expect_file;
 use std::fmt::Write as _;
@@ -131,6 +131,7 @@ fn the_format_is_the_one_that_is_documented() {
         platform: "linux/amd64".into(),
         config: b"{}".to_vec(),
         runtime_dirs: RuntimeDirs::Omit,
+        indexer: Indexer::default(),
     });
     let archive = Archive::open(file).unwrap();
     assert_eq!(archive.entries(0).unwrap(), section.entries);

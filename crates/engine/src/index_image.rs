@@ -1,8 +1,12 @@
 //! [`index_image`]: a reference goes in, an archive comes out.
 
-use crate::{digest_of, layer_content::layer_content};
-use clip_archive::{ArchiveWriter, Digest, LayerSection, RuntimeDirs, write::ImageInfo};
-use clip_index::{IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo};
+use crate::{digest_of, layer_content::layer_content, reuse::find_section};
+use clip_archive::{
+    Archive, ArchiveWriter, Digest, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo,
+};
+use clip_index::{
+    INDEXER_VERSION, IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo,
+};
 use clip_registry::{
     BlobSource, Client, FetchError, ImageSource, LayerDescriptor, Platform, ResolveError,
     ResolvedImage,
@@ -28,6 +32,8 @@ pub struct IndexOptions {
     pub runtime_dirs: RuntimeDirs,
     /// How large spans may be.
     pub span_limits: SpanLimits,
+    /// Earlier archives, which are believed: layers that they describe are not downloaded.
+    pub reuse: Arc<[Archive]>,
 }
 
 impl Default for IndexOptions {
@@ -36,6 +42,17 @@ impl Default for IndexOptions {
             platform: Platform::host(),
             runtime_dirs: RuntimeDirs::default(),
             span_limits: SpanLimits::default(),
+            reuse: Arc::default(),
+        }
+    }
+}
+
+impl IndexOptions {
+    fn indexer(&self) -> Indexer {
+        Indexer {
+            version: INDEXER_VERSION,
+            span_tar_max: self.span_limits.tar,
+            span_blob_max: self.span_limits.blob,
         }
     }
 }
@@ -59,6 +76,8 @@ pub trait Progress: Send + Sync {
     fn advanced(&self, index: usize, bytes: u64);
     /// Layer `index` is done.
     fn layer_done(&self, index: usize);
+    /// Layer `index` was taken from an earlier archive.
+    fn reused(&self, index: usize);
     /// An entry at or below `/proc`, `/sys` or `/dev` was left out.
     fn left_out(&self, path: &[u8]);
 }
@@ -71,6 +90,7 @@ impl Progress for Quiet {
     fn resolved(&self, _image: &ResolvedImage) {}
     fn advanced(&self, _index: usize, _bytes: u64) {}
     fn layer_done(&self, _index: usize) {}
+    fn reused(&self, _index: usize) {}
     fn left_out(&self, _path: &[u8]) {}
 }
 
@@ -159,14 +179,8 @@ pub async fn index_image(
         .iter()
         .map(content)
         .collect::<Result<_, IndexError>>()?;
-    let sections = index_layers(
-        &client.blobs(&image),
-        &layers,
-        options.span_limits,
-        progress,
-    )
-    .await?;
-    let info = image_info(&image, options.runtime_dirs);
+    let sections = index_layers(&client.blobs(&image), &layers, options, progress).await?;
+    let info = image_info(&image, options);
     let archive = tokio::task::spawn_blocking(move || write_archive(sections, info)).await??;
     Ok(IndexedImage {
         archive,
@@ -183,7 +197,7 @@ type Layer<'a> = (&'a LayerDescriptor, LayerContent);
 async fn index_layers(
     blobs: &BlobSource,
     layers: &[Layer<'_>],
-    limits: SpanLimits,
+    options: &IndexOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Arc<LayerSection>>, IndexError> {
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
@@ -201,6 +215,13 @@ async fn index_layers(
         .map(|(index, layer)| {
             let progress = progress.clone();
             async move {
+                let (descriptor, content) = layer;
+                let indexer = options.indexer();
+                if let Some(section) = find_section(&options.reuse, descriptor, content, &indexer) {
+                    progress.reused(index);
+                    return Ok((index, Arc::new(section)));
+                }
+                let limits = options.span_limits;
                 let done = index_layer(blobs, index, layer, limits, progress.clone()).await?;
                 done.runtime_paths
                     .iter()
@@ -264,7 +285,7 @@ async fn index_layer(
     Ok(decoded?)
 }
 
-fn image_info(image: &ResolvedImage, runtime_dirs: RuntimeDirs) -> ImageInfo {
+fn image_info(image: &ResolvedImage, options: &IndexOptions) -> ImageInfo {
     ImageInfo {
         registry: image.registry.clone(),
         repository: image.repository.clone(),
@@ -272,7 +293,8 @@ fn image_info(image: &ResolvedImage, runtime_dirs: RuntimeDirs) -> ImageInfo {
         manifest_digest: digest_of(&image.manifest_digest),
         platform: image.platform.to_string(),
         config: image.config.clone(),
-        runtime_dirs,
+        runtime_dirs: options.runtime_dirs,
+        indexer: options.indexer(),
     }
 }
 

@@ -7,6 +7,7 @@
 mod index_image;
 mod layer_content;
 mod open_image;
+mod reuse;
 mod state_dir;
 mod verify;
 

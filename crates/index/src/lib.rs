@@ -9,6 +9,9 @@
 //!
 //! One pass, bounded memory (the entries, and a few hundred KiB), nothing on disk.
 
+/// Raised when the same layer gives another section: earlier archives' sections are then not taken over.
+pub const INDEXER_VERSION: u32 = 1;
+
 mod hash;
 mod layer;
 mod tar;

@@ -3,7 +3,9 @@
 //! and the node run, from the bytes of the blobs on.
 
 use anyhow::{Context as _, Result};
-use clip_archive::{ArchiveWriter, Digest, Entry, LayerSection, RuntimeDirs, write::ImageInfo};
+use clip_archive::{
+    ArchiveWriter, Digest, Entry, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo,
+};
 use clip_engine::{
     MountOptions, Node, NodeOptions, Session, SpanLimits,
     registry::{ClientOptions, LAYOUT_REGISTRY},
@@ -140,6 +142,7 @@ impl Bench {
             platform: "linux/amd64".to_owned(),
             config: b"{}".to_vec(),
             runtime_dirs: RuntimeDirs::Omit,
+            indexer: Indexer::default(),
         })
     }
 

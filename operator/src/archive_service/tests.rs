@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::body::to_bytes;
-use clip_archive::{ArchiveWriter, LayerSection, RuntimeDirs, write::ImageInfo};
+use clip_archive::{ArchiveWriter, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo};
 use clip_crds::{ClipImage, ClipImageSpec};
 use clip_telemetry::metrics::Metrics;
 use http::{Method, Request};
@@ -272,6 +272,7 @@ fn archive_of(layers: &[LayerSection]) -> Vec<u8> {
         platform: "linux/amd64".into(),
         config: b"{}".to_vec(),
         runtime_dirs: RuntimeDirs::Omit,
+        indexer: Indexer::default(),
     })
 }
 

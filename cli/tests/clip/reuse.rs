@@ -1,0 +1,123 @@
+//! A layer that an earlier archive describes is not downloaded again, and the result is the same.
+
+use crate::scene::Scene;
+use clip_testkit::{
+    images,
+    layout::{self, Flaw, Layer},
+    proxy::Proxy,
+    registry::TestRegistry,
+};
+
+/// Two versions of an image, `team/app:1` and `:2`, which have all but the top layer in common.
+struct Versions {
+    registry: TestRegistry,
+    proxy: Proxy,
+}
+
+impl Versions {
+    fn publish(scene: &Scene) -> Versions {
+        let registry = TestRegistry::start().unwrap();
+        for (tag, seed) in [("1", 1), ("2", 2)] {
+            let base = Layer::new()
+                .dir("usr")
+                .file("usr/base", layout::noise(3 << 20, 8))
+                .file("dev/null", b"left out");
+            let middle = Layer::new().file("usr/middle", layout::noise(1 << 20, 9));
+            let top = Layer::new().file("app", layout::noise(64 << 10, seed));
+            let layers = vec![base, middle, top];
+            let dir = scene.dir(&format!("layout-{tag}"));
+            let image = layout::write(&dir, layers, Flaw::None).unwrap();
+            images::push(&image, &registry, &format!("team/app:{tag}")).unwrap();
+        }
+        let proxy = Proxy::before(registry.address()).unwrap();
+        Versions { registry, proxy }
+    }
+
+    /// Indexes a version with these further arguments: how many blobs were downloaded, and what was said.
+    fn index(&self, scene: &Scene, tag: &str, arguments: &[&str]) -> (usize, String) {
+        self.proxy.forget();
+        let reference = format!("{}/team/app:{tag}", self.proxy.address());
+        let said = scene.ok([&["index", &reference], arguments].concat());
+        let is_blob = |asked: &&clip_testkit::proxy::Asked| {
+            asked.method == "GET" && asked.path.contains("/blobs/")
+        };
+        let asked = self.proxy.asked();
+        (asked.iter().filter(is_blob).count(), said.err)
+    }
+}
+
+const CONFIGURATION: usize = 1;
+
+#[test]
+fn a_rebuild_costs_its_top_layer() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
+    assert_eq!(
+        versions.index(&scene, "1", &["image.clip"]).0,
+        CONFIGURATION + 3
+    );
+
+    // The archive that is replaced is looked at without being named.
+    let (blobs, said) = versions.index(&scene, "2", &["image.clip"]);
+    assert_eq!(blobs, CONFIGURATION + 1, "{said}");
+    assert!(
+        said.contains("Reused 2 layers from earlier archives: 4.2 MB not downloaded"),
+        "{said}"
+    );
+    let (blobs, said) = versions.index(&scene, "2", &["fresh.clip"]);
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+    assert!(read("image.clip") == read("fresh.clip"), "not the same");
+
+    // All of it, named.
+    let named = ["--reuse", "image.clip", "again.clip"];
+    assert_eq!(versions.index(&scene, "2", &named).0, CONFIGURATION);
+    assert!(read("again.clip") == read("fresh.clip"), "not the same");
+
+    // The name that the archive gives to its image is the new one.
+    let renamed = format!("{}/team/app:2", versions.registry.address());
+    let inspected = scene.ok(["inspect", "again.clip"]);
+    assert!(!inspected.out.contains(&renamed), "asked through the proxy");
+    assert!(inspected.out.contains("/team/app:2"), "{inspected:?}");
+}
+
+#[test]
+fn sections_that_were_made_otherwise_or_are_damaged_are_made_anew() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    versions.index(&scene, "1", &["image.clip"]);
+    let other = [
+        "--max-span",
+        "131072",
+        "--reuse",
+        "image.clip",
+        "other.clip",
+    ];
+    assert_eq!(versions.index(&scene, "1", &other).0, CONFIGURATION + 3);
+
+    let mut damaged = std::fs::read(scene.path("image.clip")).unwrap();
+    let sections = damaged.len() - 20;
+    damaged[sections..].fill(0);
+    std::fs::write(scene.path("damaged.clip"), damaged).unwrap();
+    let reuse = ["--reuse", "damaged.clip", "mended.clip"];
+    let (blobs, said) = versions.index(&scene, "1", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 1, "{said}");
+    let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
+    assert!(read("mended.clip") == read("image.clip"), "not the same");
+}
+
+#[test]
+fn what_is_named_must_be_an_archive_and_what_is_replaced_need_not() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    std::fs::write(scene.path("no.clip"), "no archive").unwrap();
+    let reference = format!("{}/team/app:1", versions.proxy.address());
+    let said = scene.run(["index", "--reuse", "no.clip", &reference, "out.clip"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("--reuse no.clip: "), "{said:?}");
+    let said = scene.run(["index", "--reuse", "none.clip", &reference, "out.clip"]);
+    assert!(said.err.contains("--reuse none.clip: "), "{said:?}");
+    assert!(!scene.path("out.clip").exists());
+    versions.index(&scene, "1", &["no.clip"]);
+    assert_eq!(scene.ok(["verify", "no.clip"]).code, 0);
+}
