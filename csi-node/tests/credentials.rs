@@ -54,6 +54,7 @@ fn device(scene: &Scene) -> String {
     scene.mounts()[0].device.to_string()
 }
 
+/// docs/semantics.md: "New credentials reach a mount that is open".
 #[test]
 fn a_republish_with_a_new_secret_lets_an_open_mount_read_again() {
     let scene = mounted();

@@ -56,7 +56,7 @@ fn pieces<'a>(stream: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
 }
 
 /// What the indexer accepts, an archive can hold, and a node can open: entries are refused by the walk, not later.
-fn expand(entries: &Vec<Entry>, tar_size: u64) {
+fn expand(entries: &[Entry], tar_size: u64) {
     let layer = framing::RawLayer {
         tar_size,
         entries: columns::encode_entries(entries),

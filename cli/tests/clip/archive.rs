@@ -147,6 +147,7 @@ fn s3_the_same_layout_gives_the_same_bytes() {
     assert!(read(&scene.index_layout(&layout, "second.clip")) == first);
 }
 
+/// docs/semantics.md: "`/proc`, `/sys`, `/dev` and what is below them is left out".
 #[test]
 fn s5_runtime_directories_are_left_out_or_empty_and_their_namesakes_stay() {
     let scene = Scene::new();

@@ -89,6 +89,7 @@ fn docker_and_oci_media_types_are_accepted_foreign_and_nondistributable_ones_too
     }
 }
 
+/// docs/semantics.md: "A layer with the annotation `org.opencontainers.image.title` is one file of that name".
 #[test]
 fn oras_files_appear_under_their_titles_byte_for_byte() {
     let scene = Scene::new();
@@ -177,6 +178,7 @@ fn model_packs_show_raw_files_and_tars() {
     );
 }
 
+/// docs/semantics.md: "A name cannot leave the image".
 #[test]
 fn what_cannot_be_shown_is_refused_by_name() {
     for (media_type, title, said) in [
@@ -232,6 +234,7 @@ fn tars_without_an_image_configuration_get_their_diff_ids_by_indexing() {
     assert!(layers.contains("computed"), "{layers}");
 }
 
+/// docs/semantics.md: "Indexes may nest, 8 deep; attestations are passed over".
 #[test]
 fn indexes_may_nest_and_attestations_are_passed_over() {
     let scene = Scene::new();

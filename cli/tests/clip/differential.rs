@@ -11,6 +11,7 @@ use clip_testkit::{
 };
 use std::{ffi::OsStr, path::Path, process::Command};
 
+/// docs/semantics.md: "The mount shows what a runtime would unpack".
 #[test]
 fn s3_s4_s5_s6_python_app_looks_as_umoci_unpacks_it() {
     compare("python-app");

@@ -44,6 +44,7 @@ struct View {
     _mounted: Option<Mounted>,
 }
 
+/// docs/semantics.md: "The kernel enforces modes".
 #[test]
 fn nobody_can_tell_a_mounted_image_from_the_unpacked_tree_on_a_read_only_disk() {
     let court = Court::assemble();

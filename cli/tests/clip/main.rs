@@ -9,6 +9,7 @@ mod errors;
 mod judges;
 mod kills;
 mod kinds;
+mod promises;
 mod reads;
 mod reuse;
 mod scene;

@@ -89,6 +89,7 @@ fn s7_a_partial_read_fetches_one_span() {
     );
 }
 
+/// docs/semantics.md: "Many readers of one piece cause one fetch".
 #[test]
 fn s7_many_readers_of_one_span_cause_one_fetch() {
     let scene = Scene::new();
@@ -109,6 +110,7 @@ fn s7_many_readers_of_one_span_cause_one_fetch() {
     assert_eq!(published.proxy.ranges().len(), 1);
 }
 
+/// docs/semantics.md: "A read waits at most the read timeout".
 #[test]
 fn s7_a_dead_registry_means_eio_in_time_and_a_log_line_and_it_mends_by_itself() {
     let scene = Scene::new();
@@ -160,6 +162,7 @@ fn s7_a_read_waits_for_a_registry_that_comes_back() {
     });
 }
 
+/// docs/semantics.md: "Bytes come from the image's original layers".
 #[test]
 fn s7_wrong_bytes_from_the_registry_are_refused_and_not_kept() {
     let scene = Scene::new();
@@ -175,6 +178,7 @@ fn s7_wrong_bytes_from_the_registry_are_refused_and_not_kept() {
     assert!(scene.ok(["cat", "image.clip", "/blob"]).raw == blob());
 }
 
+/// docs/semantics.md: "After a restart of the machine cached pieces are checked again".
 #[test]
 fn s7_a_damaged_cache_is_noticed_when_it_is_opened() {
     let scene = Scene::new();

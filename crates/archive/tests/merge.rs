@@ -196,6 +196,7 @@ fn s5_runtime_directories_stay_empty_also_behind_links() {
     assert_eq!(names(&tree, "dev"), [""; 0]);
 }
 
+/// docs/semantics.md: "A later entry of the same path wins".
 #[test]
 fn s6_a_later_entry_of_the_same_path_wins() {
     let tree = build([vec![file("a").mode(0o600), file("a").mode(0o640)]]);

@@ -140,6 +140,7 @@ fn an_uncompressed_layer_is_cut_to_size() {
     check_every_span(&table, &tar, &tar);
 }
 
+/// docs/semantics.md: "How a tar is compressed is told from its first bytes".
 #[test]
 fn compression_is_told_from_the_first_bytes() {
     assert_eq!(Compression::sniff(&gzip(b"x", 6)), Compression::Gzip);

@@ -336,6 +336,7 @@ fn directories_and_symbolic_links_replace_each_other() {
     check("containerd-overrides", rows);
 }
 
+/// docs/semantics.md: "Every parent directory exists".
 #[test]
 fn s4_directories_are_created_without_entries_for_their_parents() {
     let rows = vec![row(

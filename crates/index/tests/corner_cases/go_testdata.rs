@@ -21,6 +21,7 @@ const OTHERWISE: &[(&str, &str)] = &[
     ),
 ];
 
+/// docs/semantics.md: "Tar headers are read as Go's `archive/tar` reads them".
 #[test]
 fn gos_own_test_files_are_read_as_go_reads_them() {
     let folder = Folder::new();

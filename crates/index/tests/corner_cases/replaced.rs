@@ -148,6 +148,7 @@ fn s4_parents_may_come_late_or_never() {
     check("replaced-parents", rows);
 }
 
+/// docs/semantics.md: "An entry below a lower layer's symbolic link goes where the link points".
 #[test]
 fn s6_entries_below_a_lower_link_go_where_it_points() {
     let usr = |target: &str| vec![dir("usr"), dir("usr/lib"), symlink("lib", target)];

@@ -46,6 +46,7 @@ fn old_gnu(block: &mut Block) {
     put_octal(block, 483, 12, 3072);
 }
 
+/// docs/semantics.md: "Sparse files of every format".
 #[test]
 fn s6_every_sparse_format_gives_the_same_file() {
     let tree = "f f 3072 bytes\nf z \"1\"";

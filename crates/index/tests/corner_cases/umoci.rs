@@ -325,6 +325,7 @@ fn s6_opaque_marks_keep_what_their_own_layer_has() {
     check("umoci-opaque", rows);
 }
 
+/// docs/semantics.md: "A hard link is its target's inode".
 #[test]
 fn s6_hard_links_share_their_inode_and_take_nothing_from_their_own_header() {
     let rows = vec![

@@ -12,6 +12,7 @@ fn tree() -> Vec<Member> {
     ]
 }
 
+/// docs/semantics.md: "Whiteouts and opaque marks hide lower layers only".
 #[test]
 fn s6_marks_apply_to_lower_layers_wherever_they_stand() {
     let rows = vec![
