@@ -9,7 +9,7 @@ use crate::{
     relay::Passed,
     rows::Row,
     run,
-    world::{IMAGES, World},
+    world::{READ_IMAGES, World},
 };
 use anyhow::{Context, Result, ensure};
 use std::{
@@ -36,7 +36,7 @@ struct Read {
 /// Runs the bench.
 pub fn run(world: &World) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for image in IMAGES {
+    for image in READ_IMAGES {
         let archive = world.scratch.path().join(format!("{image}.cold.clip"));
         run::timed(
             world

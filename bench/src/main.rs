@@ -6,6 +6,7 @@
 
 mod archive_size;
 mod cold_read;
+mod index;
 mod peers;
 mod relay;
 mod rows;
@@ -30,8 +31,9 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 2] = [
+const BENCHES: [(&str, Bench); 3] = [
     ("archive-size", archive_size::run),
+    ("index", index::run),
     ("cold-read", cold_read::run),
 ];
 

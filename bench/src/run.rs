@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::{
+    io::{Read as _, Seek as _},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -13,41 +14,62 @@ pub struct Cost {
     pub wall: Duration,
     /// Processor time, user and system, of the command and its children.
     pub cpu: Duration,
+    /// Most memory of one of these processes, in bytes.
+    pub peak: u64,
 }
 
 /// Runs `command` to its end; its output is shown only when it fails.
 pub fn timed(command: &mut Command) -> Result<Cost> {
-    let before = children_cpu();
+    let mut output = tempfile::tempfile()?;
     let started = Instant::now();
-    let output = command
+    let child = command
         .stdin(Stdio::null())
-        .output()
+        .stdout(output.try_clone()?)
+        .stderr(output.try_clone()?)
+        .spawn()
         .with_context(|| format!("{command:?}"))?;
-    let cost = Cost {
-        wall: started.elapsed(),
-        cpu: children_cpu().saturating_sub(before),
-    };
-    if !output.status.success() {
-        bail!(
-            "{command:?} failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+    let (status, usage) = wait(child.id() as libc::pid_t)?;
+    let wall = started.elapsed();
+    if status != 0 {
+        let mut said = String::new();
+        output.rewind()?;
+        output.read_to_string(&mut said)?;
+        bail!("{command:?} failed (wait status {status}): {}", said.trim());
     }
-    Ok(cost)
-}
-
-/// Processor time of all children that have ended (getrusage(2)).
-#[allow(unsafe_code)]
-fn children_cpu() -> Duration {
-    // SAFETY: rusage is plain numbers, for which zeros are valid, and getrusage fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
-        usage
-    };
     let time = |t: libc::timeval| {
         Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
     };
-    time(usage.ru_utime) + time(usage.ru_stime)
+    Ok(Cost {
+        wall,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        peak: usage.ru_maxrss as u64 * 1024,
+    })
+}
+
+/// The cheapest of a few runs: whatever else the machine does only adds.
+pub fn best_of(runs: usize, mut command: impl FnMut() -> Command) -> Result<Cost> {
+    let mut best = timed(&mut command())?;
+    for _ in 1..runs {
+        let cost = timed(&mut command())?;
+        best.wall = best.wall.min(cost.wall);
+        best.cpu = best.cpu.min(cost.cpu);
+        best.peak = best.peak.max(cost.peak);
+    }
+    Ok(best)
+}
+
+/// Waits for a child and gets what it and its children used (wait4(2)), which the standard library does not tell.
+#[allow(unsafe_code)]
+fn wait(child: libc::pid_t) -> Result<(libc::c_int, libc::rusage)> {
+    let mut status = 0;
+    // SAFETY: rusage is plain numbers, for which zeros are valid; wait4 writes to both for as long as it runs.
+    let (waited, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        let waited = libc::wait4(child, &mut status, 0, &mut usage);
+        (waited, usage)
+    };
+    match waited == child {
+        true => Ok((status, usage)),
+        false => Err(std::io::Error::last_os_error()).context("cannot wait for a command"),
+    }
 }

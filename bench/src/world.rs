@@ -12,7 +12,15 @@ use std::{
 use tempfile::TempDir;
 
 /// The images; `e2e/images/make` makes them.
-pub const IMAGES: [&str; 2] = ["debian-min", "go-toolchain"];
+pub const IMAGES: [&str; 5] = [
+    "alpine-like",
+    "debian-min",
+    "python-app",
+    "packages",
+    "go-toolchain",
+];
+/// Those of which single files are read: the origin fetches a whole layer for each.
+pub const READ_IMAGES: [&str; 2] = ["debian-min", "go-toolchain"];
 
 /// See the module.
 #[derive(Debug)]

@@ -46,9 +46,9 @@ pub struct IndexArgs {
     #[arg(long, value_name = "BYTES", default_value_t = SpanLimits::default().tar, value_parser = clap::value_parser!(u64).range(65536..=268_435_456))]
     max_span: u64,
 
-    /// Take layers that this earlier archive already describes from it instead of downloading them (may be
-    /// given several times; the archive that is to be replaced is always looked at). The result is the same. The
-    /// archive is believed: `clip verify` checks one that you do not trust.
+    /// Take layers that this earlier archive already describes from it instead of downloading them; may be given
+    /// several times, and may name the archive that is to be replaced. The result is the same, but what was left out
+    /// of these layers is not reported again. The archive is believed: `clip verify` checks one that you do not trust.
     #[arg(long, value_name = "ARCHIVE")]
     reuse: Vec<PathBuf>,
 
@@ -260,18 +260,13 @@ impl IndexArgs {
         })
     }
 
-    /// Those that were named, which must be archives, and the one to be replaced, if it is one.
     fn earlier_archives(&self) -> Result<Vec<Archive>, Failure> {
-        let named = self.reuse.iter().map(|path| {
+        let open = |path: &PathBuf| {
             let bytes = std::fs::read(path).map_err(|error| error.to_string());
             let archive =
                 bytes.and_then(|bytes| Archive::open(bytes).map_err(|error| error.to_string()));
             archive.map_err(|error| Failure::local(format!("--reuse {}: {error}", path.display())))
-        });
-        let replaced = self.out.iter().filter_map(|path| {
-            let bytes = std::fs::read(path).ok()?;
-            Archive::open(bytes).ok()
-        });
-        named.chain(replaced.map(Ok)).collect()
+        };
+        self.reuse.iter().map(open).collect()
     }
 }
