@@ -15,7 +15,7 @@ use std::{
     process::{Command, Stdio},
     time::Instant,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Mount an archive or an image, read-only. What is read is fetched on demand.
 ///
@@ -77,6 +77,8 @@ pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
 fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let opened = args.source.open(common.verbose)?;
+    // Before the mount is there: a signal from now on unmounts it instead of leaving it behind.
+    let signals = EndSignals::catch(&opened).map_err(Failure::local)?;
     let session = mount(&opened, args)?;
     if args.ready_on_stdout {
         announce_ready();
@@ -94,7 +96,7 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
             args.dir.display()
         );
     }
-    unmount_on_signal(&opened, &args.dir);
+    unmount_on_signal(&opened, &args.dir, signals);
     session.join().map_err(|error| {
         Failure::local(format!("serving {} failed: {error}", args.dir.display()))
     })?;
@@ -204,17 +206,28 @@ fn announce_ready() {
     }
 }
 
-/// Ctrl-C and SIGTERM unmount; the session then ends by itself.
-fn unmount_on_signal(opened: &Opened, dir: &Path) {
+/// Ctrl-C and SIGTERM.
+struct EndSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl EndSignals {
+    /// From now on they wait for [`unmount_on_signal`].
+    fn catch(opened: &Opened) -> std::io::Result<Self> {
+        let _inside = opened.runtime.enter();
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
+/// The session then ends by itself.
+fn unmount_on_signal(opened: &Opened, dir: &Path, mut signals: EndSignals) {
     let dir = dir.to_owned();
     opened.runtime.spawn(async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::terminate()),
-        ) else {
-            return;
-        };
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tokio::select! { _ = signals.interrupt.recv() => {}, _ = signals.terminate.recv() => {} }
         let unmounted = tokio::task::spawn_blocking(move || umount::unmount(&dir, true)).await;
         if !matches!(unmounted, Ok(Ok(()))) {
             std::process::exit(1);
