@@ -2,7 +2,7 @@
 //! layers is common here, what is odd is rare but there.
 
 use crate::{
-    model::{is_at_or_below, normalise},
+    paths::{is_at_or_below, normalise},
     stack::{
         Attributes, Bytes, Kind, Layer, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX,
     },

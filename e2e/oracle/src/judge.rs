@@ -1,7 +1,7 @@
 //! Compares what the unpackers made with what our views show, excuse by excuse.
 
 use crate::{
-    model::is_at_or_below,
+    paths::is_at_or_below,
     rules::{Excuse, Fields, Rule, Scope},
     stack::unescape,
     unpackers::{Found, Seen, Tool, Tree},

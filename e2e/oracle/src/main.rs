@@ -16,6 +16,7 @@ mod corpus;
 mod generate;
 mod judge;
 mod model;
+mod paths;
 mod rules;
 mod run;
 mod shrink;

@@ -1,11 +1,15 @@
 //! Replays a stack as the unpackers do, member after member, to find out which [`Rule`]s apply, and to
 //! which paths. It is no fourth unpacker: content and attributes are followed only where a rule asks.
 
+mod resolve;
+
 use crate::{
+    paths::{Path, is_at_or_below, is_runtime, join, leaves_the_root, normalise, split},
     rules::{Excuse, Fields, Rule, Scope},
     stack::{Attributes, Bytes, Kind, Member, OPAQUE_MARK, SparseFormat, Stack, WHITEOUT_PREFIX},
     unpackers::Tool,
 };
+use resolve::Resolved;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The excuses for differences over `stack`.
@@ -25,13 +29,8 @@ pub fn excuses(stack: &Stack) -> Vec<Excuse> {
 }
 
 const UNPRINCIPLED: [Tool; 2] = [Tool::Containerd, Tool::Storage];
-const RUNTIME_DIRS: [&[u8]; 3] = [b"proc", b"sys", b"dev"];
-/// As in path_resolution(7).
-const LINKS_FOLLOWED_MAX: usize = 40;
 const SET_GID: u32 = 0o2000;
 const ACCESS_LIST_DEFAULT: &str = "system.posix_acl_default";
-
-type Path = Vec<u8>;
 
 struct Model {
     layer: usize,
@@ -76,21 +75,6 @@ enum Flow {
     GoOn,
     EverybodyRefuses,
 }
-
-/// Where a path's directory is.
-#[derive(Default)]
-struct Resolved {
-    path: Path,
-    /// Components that are not there.
-    missing: Vec<Path>,
-    /// Symbolic links on the way.
-    links: Vec<Path>,
-    /// A component that is no directory.
-    no_directory: Option<Path>,
-    tainted: Vec<Tool>,
-}
-
-struct Looped;
 
 impl Model {
     fn new() -> Self {
@@ -517,47 +501,6 @@ impl Model {
         }
     }
 
-    fn resolve(&self, names: &[&[u8]]) -> Result<Resolved, Looped> {
-        let mut to_go: Vec<Vec<u8>> = names.iter().rev().map(|name| name.to_vec()).collect();
-        let mut at = Resolved::default();
-        let mut entered: Vec<Vec<u8>> = vec![];
-        while let Some(name) = to_go.pop() {
-            match name.as_slice() {
-                b"" | b"." => continue,
-                b".." => {
-                    entered.pop();
-                    continue;
-                }
-                _ => entered.push(name),
-            }
-            let path = entered.join(&b'/');
-            let Some(node) = self.nodes.get(&path) else {
-                at.missing.push(path);
-                continue;
-            };
-            at.tainted.extend(&node.tainted);
-            match &node.shape {
-                Shape::Directory => {}
-                Shape::File | Shape::Special => {
-                    at.no_directory.get_or_insert(path);
-                }
-                Shape::Link(target) => {
-                    at.links.push(path);
-                    if at.links.len() > LINKS_FOLLOWED_MAX {
-                        return Err(Looped);
-                    }
-                    entered.pop();
-                    if target.starts_with(b"/") {
-                        entered.clear();
-                    }
-                    to_go.extend(target.rsplit(|&byte| byte == b'/').map(<[u8]>::to_vec));
-                }
-            }
-        }
-        at.path = entered.join(&b'/');
-        Ok(at)
-    }
-
     /// After a tool was let have something else, it may stumble over that.
     fn note_taint(&mut self, tools: &[Tool]) {
         self.refusal(Rule::Consequence, tools);
@@ -601,61 +544,4 @@ fn is_off_borders(kind: &Kind) -> bool {
         !at.is_multiple_of(512) || !end.is_multiple_of(512) && end != *size
     };
     runs.iter().filter(|(_, run)| !run.0.is_empty()).any(off)
-}
-
-/// The components of a path inside the root: no empty ones, no `.`, and `..` resolved.
-pub fn normalise(path: &[u8]) -> Vec<&[u8]> {
-    let mut names = Vec::new();
-    for name in path.split(|&byte| byte == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => drop(names.pop()),
-            _ => names.push(name),
-        }
-    }
-    names
-}
-
-/// Whether `..` would lead out of the directory that `path` is relative to.
-fn leaves_the_root(path: &[u8]) -> bool {
-    let mut depth = 0;
-    let step = |name: &[u8]| match name {
-        b"" | b"." => 0,
-        b".." => -1,
-        _ => 1,
-    };
-    let mut steps = path.split(|&byte| byte == b'/').map(step);
-    !path.starts_with(b"/")
-        && steps.any(|step| {
-            depth += step;
-            depth < 0
-        })
-}
-
-/// Whether this is `/proc`, `/sys` or `/dev`, or below.
-fn is_runtime(names: &[&[u8]]) -> bool {
-    names
-        .first()
-        .is_some_and(|name| RUNTIME_DIRS.contains(name))
-}
-
-fn split(path: &[u8]) -> Vec<&[u8]> {
-    path.split(|&byte| byte == b'/')
-        .filter(|name| !name.is_empty())
-        .collect()
-}
-
-fn join(parent: &[u8], name: &[u8]) -> Path {
-    match parent {
-        b"" => name.to_vec(),
-        _ => [parent, b"/", name].concat(),
-    }
-}
-
-/// Whether `path` is `top` or lies below.
-pub fn is_at_or_below(path: &[u8], top: &[u8]) -> bool {
-    top.is_empty()
-        || path
-            .strip_prefix(top)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
