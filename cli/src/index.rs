@@ -262,7 +262,11 @@ impl IndexArgs {
 
     fn earlier_archives(&self) -> Result<Vec<Archive>, Failure> {
         let open = |path: &PathBuf| {
-            let bytes = std::fs::read(path).map_err(|error| error.to_string());
+            // Reading a FIFO or a device might never end.
+            let bytes = match path.metadata() {
+                Ok(metadata) if !metadata.is_file() => Err("not a regular file".to_owned()),
+                _ => std::fs::read(path).map_err(|error| error.to_string()),
+            };
             let archive =
                 bytes.and_then(|bytes| Archive::open(bytes).map_err(|error| error.to_string()));
             archive.map_err(|error| Failure::local(format!("--reuse {}: {error}", path.display())))

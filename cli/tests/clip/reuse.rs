@@ -114,7 +114,15 @@ fn what_is_named_must_be_an_archive() {
     let said = scene.run(["index", "--reuse", "no.clip", &reference, "out.clip"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("--reuse no.clip: "), "{said:?}");
-    let said = scene.run(["index", "--reuse", "none.clip", &reference, "out.clip"]);
-    assert!(said.err.contains("--reuse none.clip: "), "{said:?}");
+    for (named, problem) in [
+        ("none.clip", "No such file"),
+        ("/dev/zero", "not a regular file"),
+    ] {
+        let said = scene.run(["index", "--reuse", named, &reference, "out.clip"]);
+        assert!(
+            said.err.contains(&format!("--reuse {named}: {problem}")),
+            "{said:?}"
+        );
+    }
     assert!(!scene.path("out.clip").exists());
 }

@@ -16,6 +16,7 @@ const NOBODY: u32 = 65534;
 /// whose end is the end of all processes and mounts in it.
 const AS_ROOT: &str = "
     mknod fuse c 10 229 && chmod 666 fuse && mount --bind fuse /dev/fuse
+    PREPARE
     exec setpriv --reuid=65534 --regid=65534 --clear-groups sh -euc \"$0\"";
 const AS_NOBODY: &str = "
     ./clip mount --background image.clip mnt
@@ -25,35 +26,14 @@ const AS_NOBODY: &str = "
     findmnt mnt || ls mnt | wc -l
     ls home/.cache/clip";
 
+/// As on a minimal system, where `/etc` has little. The end of the namespace ends the mount.
+const AS_NOBODY_WITHOUT_MTAB: &str = "
+    ./clip mount --background image.clip mnt
+    ./clip umount mnt 2>&1 || true";
+
 #[test]
 fn s9_anybody_can_mount_and_unmount() {
-    let scene = Scene::new();
-    let layer = Layer::new().file("file", "content\n");
-    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
-    scene.index_layout(&layout, "image.clip");
-    std::fs::set_permissions(scene.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    for path in [scene.path("home"), scene.dir("mnt")] {
-        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    // So that `oci:` layouts and the program can be read by others, wherever the build lies.
-    std::fs::copy(CLIP, scene.path("clip")).unwrap();
-
-    let said = run(Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--fork",
-            "--kill-child",
-            "--pid",
-            "--mount-proc",
-        ])
-        .args(["sh", "-euc", AS_ROOT, AS_NOBODY])
-        .current_dir(scene.dir.path())
-        .env("HOME", scene.path("home"))
-        .env_remove("CLIP_STATE_DIR")
-        .env_remove("XDG_CACHE_HOME"))
-    .unwrap();
+    let said = as_nobody("true", AS_NOBODY);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines[0], "content");
     assert!(lines[1].starts_with("fuse"), "{said}");
@@ -67,4 +47,46 @@ fn s9_anybody_can_mount_and_unmount() {
         ["archives", "layers", "trees"],
         "state is in the user's own cache"
     );
+}
+
+#[test]
+fn s9_without_mtab_unmounting_names_the_remedy() {
+    let etc = "mkdir etc && cp /etc/passwd /etc/group etc && mount --bind etc /etc";
+    let said = as_nobody(etc, AS_NOBODY_WITHOUT_MTAB);
+    assert!(
+        said.contains("as root, `ln -s /proc/self/mounts /etc/mtab`"),
+        "{said}"
+    );
+}
+
+/// What `script` says as somebody who is not root, beside an archive and an empty directory, after `prepare` as root.
+fn as_nobody(prepare: &str, script: &str) -> String {
+    let scene = Scene::new();
+    let layer = Layer::new().file("file", "content\n");
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    scene.index_layout(&layout, "image.clip");
+    std::fs::set_permissions(scene.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [scene.path("home"), scene.dir("mnt")] {
+        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    // So that `oci:` layouts and the program can be read by others, wherever the build lies.
+    std::fs::copy(CLIP, scene.path("clip")).unwrap();
+
+    let as_root = AS_ROOT.replace("PREPARE", prepare);
+    run(Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--fork",
+            "--kill-child",
+            "--pid",
+            "--mount-proc",
+        ])
+        .args(["sh", "-euc", &as_root, script])
+        .current_dir(scene.dir.path())
+        .env("HOME", scene.path("home"))
+        .env_remove("CLIP_STATE_DIR")
+        .env_remove("XDG_CACHE_HOME"))
+    .unwrap()
 }

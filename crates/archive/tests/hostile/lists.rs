@@ -71,6 +71,18 @@ fn entry_with(kind: u8, index: usize, content: Vec<u8>) -> Vec<u8> {
     .concat()
 }
 
+/// The most memory that is taken while these entries are refused.
+fn peak_of_refusing(entries: Vec<u8>) -> usize {
+    let layer = RawLayer {
+        entries,
+        ..RawLayer::default()
+    };
+    let archive = open(&[layer]).unwrap();
+    let (result, peak) = peak::of(|| archive.entries(0));
+    assert!(result.is_err());
+    peak
+}
+
 /// An empty file with extended attributes, and the column of those.
 const ATTRIBUTES: (u8, usize) = (0x80, 13);
 /// A file in pieces, and their column.
@@ -79,13 +91,7 @@ const PIECES: (u8, usize) = (9, 10);
 #[test]
 fn an_entry_that_claims_a_billion_attributes_or_pieces_costs_nothing() {
     for (kind, index) in [ATTRIBUTES, PIECES] {
-        let archive = open(&[RawLayer {
-            entries: entry_with(kind, index, length(1_000_000_000)),
-            ..RawLayer::default()
-        }])
-        .unwrap();
-        let (result, peak) = peak::of(|| archive.entries(0));
-        assert!(result.is_err());
+        let peak = peak_of_refusing(entry_with(kind, index, length(1_000_000_000)));
         assert!(peak < 2 * MIB, "{peak} bytes");
     }
 }
@@ -96,13 +102,7 @@ fn attributes_beyond_the_limit_are_refused_while_they_are_read() {
     let mut attributes = length(many);
     attributes.resize(attributes.len() + 2 * many as usize, 0); // an empty name and an empty value each
     let (kind, index) = ATTRIBUTES;
-    let archive = open(&[RawLayer {
-        entries: entry_with(kind, index, attributes),
-        ..RawLayer::default()
-    }])
-    .unwrap();
-    let (result, peak) = peak::of(|| archive.entries(0));
-    assert!(result.is_err());
+    let peak = peak_of_refusing(entry_with(kind, index, attributes));
     // The decoded part itself has 8 MB; a list of all of them would have taken 200.
     assert!(peak < 16 * MIB, "{peak} bytes");
 }
@@ -116,13 +116,7 @@ fn paths_that_grow_with_each_entry_are_refused() {
         raw.len() < 10 * 20_000,
         "each path is the one before and a byte"
     );
-    let archive = open(&[RawLayer {
-        entries: raw,
-        ..RawLayer::default()
-    }])
-    .unwrap();
-    let (result, peak) = peak::of(|| archive.entries(0));
-    assert!(result.is_err());
+    let peak = peak_of_refusing(raw);
     assert!(peak < 16 * MIB, "{peak} bytes");
 }
 
