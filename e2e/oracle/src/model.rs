@@ -343,6 +343,10 @@ impl Model {
             .collect();
         let mut removed_by_others: Vec<Path> = vec![];
         for path in below {
+            // Who did not come here by what an earlier rule took away has hidden something else.
+            for &tool in &parent.tainted {
+                self.below(Rule::Consequence, &[tool], path.clone(), Fields::ALL);
+            }
             let Some(node) = self.nodes.get_mut(&path) else {
                 continue;
             };
