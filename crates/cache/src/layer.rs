@@ -4,6 +4,7 @@ use crate::{
     fetch::{self, FillError, Flight},
     states::{DataFile, SpanState, SpanStates},
     stats::{CacheStats, Counters},
+    touches::{LayerTouches, Touches},
 };
 use clip_archive::{Digest, SeekTable, Window};
 use clip_registry::BlobSource;
@@ -59,6 +60,7 @@ pub struct LayerReader {
     pub(crate) source: BlobSource,
     pub(crate) source_id: u64,
     pub(crate) runtime: Handle,
+    touches: Option<Arc<LayerTouches>>,
 }
 
 /// A layer's files, shared by all its readers in this process.
@@ -114,6 +116,7 @@ impl SpanCache {
             source,
             source_id,
             runtime: self.runtime.clone(),
+            touches: None,
         })
     }
 
@@ -172,6 +175,13 @@ impl SpanCache {
 }
 
 impl LayerReader {
+    /// The same reader, whose first reads of each span are recorded in `touches` as those of `layer`.
+    pub fn recorded(mut self, touches: &Arc<Touches>, layer: u16) -> Self {
+        let spans = self.store.table.spans.len();
+        self.touches = Some(Arc::new(LayerTouches::new(touches.clone(), layer, spans)));
+        self
+    }
+
     /// Size of the uncompressed layer in bytes.
     pub fn size(&self) -> u64 {
         self.store.table.tar_size
@@ -180,11 +190,11 @@ impl LayerReader {
     /// Reads `buf.len()` bytes at `offset` if every byte is here; false when something must be
     /// fetched first. Never waits for a network. The range must lie inside the layer.
     pub fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
-        if !self
-            .store
-            .spans_of(offset, buf.len())
-            .all(|span| self.store.states.get(span) == SpanState::Present)
-        {
+        let mut spans = self.store.spans_of(offset, buf.len());
+        if let Some(touches) = &self.touches {
+            touches.note(spans.clone());
+        }
+        if !spans.all(|span| self.store.states.get(span) == SpanState::Present) {
             return Ok(false);
         }
         self.store.data.read_exact_at(buf, offset)?;

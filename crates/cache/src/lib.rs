@@ -23,8 +23,10 @@ mod layer;
 mod staged;
 mod states;
 mod stats;
+mod touches;
 
 pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit};
 pub use fetch::FillError;
 pub use layer::{LayerReader, LayerSpec, ReadError, SpanCache, Windows};
 pub use stats::CacheStats;
+pub use touches::Touches;

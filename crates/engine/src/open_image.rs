@@ -2,10 +2,11 @@
 
 use crate::state_dir::StateDir;
 use clip_archive::{
-    Archive, OpenError,
+    Archive, Digest, LayerRef, OpenError, StartProfile,
     erofs::{self, Image},
+    profile::Touch,
 };
-use clip_cache::{CacheStats, LayerReader, LayerSpec, SpanCache};
+use clip_cache::{CacheStats, LayerReader, LayerSpec, SpanCache, Touches};
 use clip_fs::{ImageFs, ImageInfo, Layout, Mapped, Session};
 use clip_registry::{
     BlobSource, Client, ClientError, ClientOptions, Credentials, FetchStats, ReferenceError,
@@ -49,6 +50,9 @@ pub struct OpenedImage {
     pub fs: Arc<ImageFs>,
     /// Where its content comes from.
     pub source: BlobSource,
+    /// Digests of the layers' sections, base first.
+    sections: Arc<[Digest]>,
+    touches: Arc<Touches>,
 }
 
 /// Why an image cannot be opened.
@@ -130,14 +134,23 @@ impl Node {
         let archive = Arc::new(read_archive(path)?);
         let tree = self.expand(path, &archive)?;
         let source = self.source_of(&archive, credentials)?;
+        let touches = Arc::new(Touches::default());
         let layers = self.layers_of(path, &archive, &source)?;
+        let layers = (0..).zip(layers).map(|(index, layer)| layer.recorded(&touches, index));
+        let layers = layers.collect();
         let head = archive.head();
         let info = ImageInfo {
             name: head.image_name(),
             unpacked_bytes: head.layers.iter().map(|layer| layer.tar_size).sum(),
         };
         let fs = Arc::new(ImageFs::new(tree, layers, info, self.read_timeout));
-        Ok(OpenedImage { fs, source })
+        let sections = head.layers.iter().map(LayerRef::section_digest).collect();
+        Ok(OpenedImage {
+            fs,
+            source,
+            sections,
+            touches,
+        })
     }
 
     /// Serves an opened image on a FUSE connection, in the background.
@@ -208,7 +221,7 @@ impl Node {
         archive: &Arc<Archive>,
         source: &BlobSource,
     ) -> Result<Vec<LayerReader>, OpenImageError> {
-        let open_layer = |(index, layer): (usize, &clip_archive::LayerRef)| {
+        let open_layer = |(index, layer): (usize, &LayerRef)| {
             let table = archive
                 .seek_table(index)
                 .map_err(|source| OpenImageError::Archive {
@@ -251,6 +264,20 @@ impl OpenedImage {
     /// timeout, instead of failing at once.
     pub fn expect_credentials(&self) {
         self.source.expect_credentials();
+    }
+
+    /// Records from now on which spans are read first, in the cache or not.
+    pub fn begin_profile(&self) {
+        self.touches.begin();
+    }
+
+    /// What was read since [`begin_profile`](Self::begin_profile). Nothing more is recorded.
+    pub fn end_profile(&self) -> StartProfile {
+        let touch = |(layer, span)| Touch {
+            section: self.sections[usize::from(layer)],
+            span,
+        };
+        StartProfile::new(self.touches.end().into_iter().map(touch))
     }
 
     /// Requests and compressed bytes that this image caused so far.
