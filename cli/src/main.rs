@@ -7,6 +7,7 @@ mod index;
 mod inspect;
 mod list;
 mod mount;
+mod profile;
 mod progress;
 mod publish;
 mod umount;
@@ -37,6 +38,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
+    Profile(profile::ProfileArgs),
     Ls(list::LsArgs),
     Cat(list::CatArgs),
     Verify(verify::VerifyArgs),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Mount(args) => mount::run(&cli.common, args),
         Command::Umount(args) => umount::run(args),
+        Command::Profile(args) => profile::run(&cli.common, args),
         Command::Ls(args) => list::ls(&cli.common, args),
         Command::Cat(args) => list::cat(&cli.common, args),
         // The result has exit codes of its own.

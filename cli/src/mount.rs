@@ -79,7 +79,13 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     let opened = args.source.open(common.verbose)?;
     // Before the mount is there: a signal from now on unmounts it instead of leaving it behind.
     let signals = EndSignals::catch(&opened).map_err(Failure::local)?;
-    let session = mount(&opened, args)?;
+    let has = |option| args.options.contains(&option);
+    let options = MountOptions {
+        suid: has(OptionArg::Suid),
+        dev: has(OptionArg::Dev),
+        allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
+    };
+    let session = mount(&opened, &args.dir, options)?;
     if args.ready_on_stdout {
         announce_ready();
     } else {
@@ -112,25 +118,20 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mount(opened: &Opened, args: &MountArgs) -> Result<Session, Failure> {
-    let has = |option| args.options.contains(&option);
-    let options = MountOptions {
-        suid: has(OptionArg::Suid),
-        dev: has(OptionArg::Dev),
-        allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
-    };
+/// Mounts an opened image at `dir`.
+pub fn mount(opened: &Opened, dir: &Path, options: MountOptions) -> Result<Session, Failure> {
     let archive = std::fs::read(&opened.archive).map_err(|error| {
         Failure::local(format!("cannot read {}: {error}", opened.archive.display()))
     })?;
     let source = format!("clip:{}", Digest::of(&archive));
     let handle = opened.runtime.handle().clone();
-    Session::mount(opened.image.fs.clone(), &args.dir, &source, options, handle).map_err(|error| {
+    Session::mount(opened.image.fs.clone(), dir, &source, options, handle).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => ": is the package fuse3 installed, and /dev/fuse there?",
             std::io::ErrorKind::PermissionDenied => ": is /dev/fuse accessible, and `user_allow_other` set in /etc/fuse.conf if allow_other is wanted?",
             _ => "",
         };
-        Failure::local(format!("cannot mount at {}: {error}{hint}", args.dir.display()))
+        Failure::local(format!("cannot mount at {}: {error}{hint}", dir.display()))
     })
 }
 

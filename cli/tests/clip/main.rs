@@ -9,6 +9,7 @@ mod errors;
 mod judges;
 mod kills;
 mod kinds;
+mod profile;
 mod promises;
 mod reads;
 mod reuse;

@@ -46,7 +46,9 @@ pub enum ProfileError {
     #[error("it is not a start profile: {0}")]
     Syntax(#[from] serde_json::Error),
     /// Made by a later version.
-    #[error("it is a start profile of version {0}, and this program reads version {VERSION}: update clip")]
+    #[error(
+        "it is a start profile of version {0}, and this program reads version {VERSION}: update clip"
+    )]
     Version(u32),
     /// A section is not named by a digest.
     #[error(transparent)]
@@ -88,7 +90,9 @@ impl StartProfile {
         let version = |value: &serde_json::Value| value.get("version")?.as_u64();
         let value: serde_json::Value = serde_json::from_slice(json)?;
         if let Some(found) = version(&value).filter(|&found| found != u64::from(VERSION)) {
-            return Err(ProfileError::Version(u32::try_from(found).unwrap_or(u32::MAX)));
+            return Err(ProfileError::Version(
+                u32::try_from(found).unwrap_or(u32::MAX),
+            ));
         }
         let document: Document = serde_json::from_value(value)?;
         let mut touches = Vec::new();
@@ -143,7 +147,12 @@ impl StartProfile {
         }
         let mut merged: Vec<(Touch, (usize, usize))> = ranks.into_iter().collect();
         merged.sort_by_key(|(touch, (times, earliest))| {
-            (std::cmp::Reverse(*times), *earliest, touch.section, touch.span)
+            (
+                std::cmp::Reverse(*times),
+                *earliest,
+                touch.section,
+                touch.span,
+            )
         });
         Self {
             touches: merged.into_iter().map(|(touch, _)| touch).collect(),
@@ -169,13 +178,22 @@ mod tests {
 
     #[test]
     fn a_profile_survives_being_written_and_read() {
-        let touches = [touch(1, 4), touch(1, 5), touch(2, 0), touch(1, 0), touch(1, 4)];
+        let touches = [
+            touch(1, 4),
+            touch(1, 5),
+            touch(2, 0),
+            touch(1, 0),
+            touch(1, 4),
+        ];
         let profile = StartProfile::new(touches);
         assert_eq!(profile.touches(), &touches[..4], "no span twice");
         let json = profile.to_json();
         assert_eq!(StartProfile::parse(&json).unwrap(), profile);
         let text = String::from_utf8(json).unwrap();
-        assert!(text.contains(r#""spans":[[4,2]]"#), "runs are short: {text}");
+        assert!(
+            text.contains(r#""spans":[[4,2]]"#),
+            "runs are short: {text}"
+        );
     }
 
     #[test]
@@ -199,8 +217,14 @@ mod tests {
         let refusal = |json: &str| StartProfile::parse(json.as_bytes()).unwrap_err();
         assert!(matches!(refusal("["), ProfileError::Syntax(_)));
         assert!(matches!(refusal("{}"), ProfileError::Syntax(_)));
-        assert!(matches!(refusal(r#"{"version":2}"#), ProfileError::Version(2)));
-        assert!(matches!(refusal(&with("[0,4294967295]")), ProfileError::TooLong));
+        assert!(matches!(
+            refusal(r#"{"version":2}"#),
+            ProfileError::Version(2)
+        ));
+        assert!(matches!(
+            refusal(&with("[0,4294967295]")),
+            ProfileError::TooLong
+        ));
         assert!(matches!(
             refusal(&with("[0,1]").replace("sha256", "md5")),
             ProfileError::Section(_)

@@ -60,10 +60,16 @@ impl LayerTouches {
         for span in spans {
             let (word, bit) = (&self.seen[span / 64], 1 << (span % 64));
             let is_known = |seen: u64| seen & bit != 0;
-            if is_known(word.load(Ordering::Relaxed)) || is_known(word.fetch_or(bit, Ordering::Relaxed)) {
+            if is_known(word.load(Ordering::Relaxed))
+                || is_known(word.fetch_or(bit, Ordering::Relaxed))
+            {
                 continue;
             }
-            let mut order = self.image.order.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut order = self
+                .image
+                .order
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             order.push((self.layer, span as u32));
         }
     }

@@ -136,7 +136,9 @@ impl Node {
         let source = self.source_of(&archive, credentials)?;
         let touches = Arc::new(Touches::default());
         let layers = self.layers_of(path, &archive, &source)?;
-        let layers = (0..).zip(layers).map(|(index, layer)| layer.recorded(&touches, index));
+        let layers = (0..)
+            .zip(layers)
+            .map(|(index, layer)| layer.recorded(&touches, index));
         let layers = layers.collect();
         let head = archive.head();
         let info = ImageInfo {
