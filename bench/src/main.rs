@@ -7,10 +7,12 @@
 mod archive_size;
 mod cold_read;
 mod index;
+mod mounted;
 mod peers;
 mod relay;
 mod rows;
 mod run;
+mod warm;
 mod world;
 
 use anyhow::{Context, Result, bail};
@@ -31,10 +33,11 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 3] = [
+const BENCHES: [(&str, Bench); 4] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("cold-read", cold_read::run),
+    ("warm", warm::run),
 ];
 
 fn main() -> Result<()> {

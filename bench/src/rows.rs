@@ -56,6 +56,19 @@ impl Row {
         self
     }
 
+    /// Promises at least `limit`.
+    pub fn at_least(mut self, limit: f64) -> Self {
+        self.target = Some(format!("≥ {}", number(limit)));
+        self.ok = self.value.map(|value| value >= limit);
+        self
+    }
+
+    /// Says how to read the value.
+    pub fn noted(mut self, note: String) -> Self {
+        self.note = Some(note);
+        self
+    }
+
     /// A system that could not be measured.
     pub fn missing(bench: &'static str, case: &str, system: &'static str, why: &str) -> Self {
         Self {

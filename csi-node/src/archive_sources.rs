@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clip_registry::{BlobSource, Client, ClientOptions, Credentials, Digest, Manifest, Reference};
 use futures::TryStreamExt;
 use reqwest::StatusCode;
@@ -197,6 +198,32 @@ impl Sources {
         Err(failure.unwrap_or_else(|| FetchError::NoPlace(wanted.digest.clone())))
     }
 
+    /// What other nodes recorded of the archive, if the service has something.
+    pub async fn fetch_profile(&self, archive: &Digest) -> Result<Option<Bytes>, FetchError> {
+        let Some(service) = &self.service else {
+            return Ok(None);
+        };
+        let request = service.http.get(service.profile_url(archive));
+        match service.ask(archive, request, StatusCode::OK).await {
+            Ok(answer) => {
+                let body = answer.bytes().await;
+                Ok(Some(body.map_err(|error| service.unreachable(&error))?))
+            }
+            Err(FetchError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells other nodes what was recorded here.
+    pub async fn send_profile(&self, archive: &Digest, json: Vec<u8>) -> Result<(), FetchError> {
+        let Some(service) = &self.service else {
+            return Ok(());
+        };
+        let request = service.http.put(service.profile_url(archive)).body(json);
+        let answer = service.ask(archive, request, StatusCode::NO_CONTENT);
+        answer.await.map(drop)
+    }
+
     async fn fetch_artifact(
         &self,
         reference: &Reference,
@@ -289,11 +316,25 @@ impl Service {
 
     async fn fetch(&self, digest: &Digest, into: &mut Unfinished) -> Result<(), FetchError> {
         into.clear()?;
-        let unreachable = |error: reqwest::Error| FetchError::Unreachable {
-            url: self.url.clone(),
-            cause: innermost(&error),
-        };
-        let mut request = self.http.get(format!("{}/v1/archives/{digest}", self.url));
+        let request = self.http.get(format!("{}/v1/archives/{digest}", self.url));
+        let mut response = self.ask(digest, request, StatusCode::OK).await?;
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.unreachable(&error))?
+        {
+            into.write(&chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a request about `archive` under this node's name; any other answer than `accepted` is an error.
+    async fn ask(
+        &self,
+        archive: &Digest,
+        mut request: reqwest::RequestBuilder,
+        accepted: StatusCode,
+    ) -> Result<reqwest::Response, FetchError> {
         if let Some(path) = &self.token_file {
             let token = tokio::fs::read_to_string(path).await;
             let token = token.map_err(|source| FetchError::Token {
@@ -302,19 +343,27 @@ impl Service {
             })?;
             request = request.bearer_auth(token.trim());
         }
-        let mut response = request.send().await.map_err(unreachable)?;
-        if response.status() != StatusCode::OK {
-            let (url, digest, status) = (self.url.clone(), digest.clone(), response.status());
-            return Err(FetchError::Refused {
-                url,
-                digest,
+        let response = request.send().await;
+        let response = response.map_err(|error| self.unreachable(&error))?;
+        match response.status() {
+            status if status == accepted => Ok(response),
+            status => Err(FetchError::Refused {
+                url: self.url.clone(),
+                digest: archive.clone(),
                 status,
-            });
+            }),
         }
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            into.write(&chunk)?;
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> FetchError {
+        FetchError::Unreachable {
+            url: self.url.clone(),
+            cause: innermost(error),
         }
-        Ok(())
+    }
+
+    fn profile_url(&self, archive: &Digest) -> String {
+        format!("{}/v1/archives/{archive}/profile", self.url)
     }
 }
 

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use clip_registry::Digest;
 use futures::FutureExt;
@@ -18,6 +19,7 @@ use tempfile::NamedTempFile;
 
 use crate::archive_sources::{FetchError, Sources};
 use crate::mounts::LocalArchive;
+use crate::profiles::ProfileFiles;
 use crate::resolve::ArchiveRef;
 use crate::wire::Secret;
 
@@ -33,21 +35,26 @@ pub struct Archives {
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
+    profiles: ProfileFiles,
     sources: Sources,
     /// Those that are being fetched.
     under_way: Mutex<HashMap<Digest, Fetch>>,
 }
 
+/// A start profile is asked for beside the archive; so long it may take.
+const PROFILE_PATIENCE: Duration = Duration::from_secs(2);
+
 type Fetch = Shared<BoxFuture<'static, Result<LocalArchive, Arc<FetchError>>>>;
 
 impl Archives {
     /// Keeps archives in `folder`, which is created; what an earlier life left unfinished there is removed.
-    pub fn new(folder: PathBuf, sources: Sources) -> io::Result<Archives> {
+    pub fn new(folder: PathBuf, profiles: ProfileFiles, sources: Sources) -> io::Result<Archives> {
         std::fs::create_dir_all(&folder)?;
         remove_unfinished(&folder)?;
         Ok(Archives {
             inner: Arc::new(Inner {
                 folder,
+                profiles,
                 sources,
                 under_way: Mutex::default(),
             }),
@@ -135,10 +142,12 @@ impl Archives {
             return Ok(archive);
         }
         let mut unfinished = Unfinished::create(&self.inner.folder).map_err(FetchError::Disk)?;
-        self.inner
+        let fetched = self
+            .inner
             .sources
-            .fetch(wanted, credentials, &mut unfinished)
-            .await?;
+            .fetch(wanted, credentials, &mut unfinished);
+        let (fetched, ()) = tokio::join!(fetched, self.fetch_profile(&wanted.digest));
+        fetched?;
         let file = self
             .inner
             .folder
@@ -152,6 +161,51 @@ impl Archives {
             digest: wanted.digest.clone(),
             file,
         })
+    }
+
+    /// Best effort, and never a reason to wait long.
+    async fn fetch_profile(&self, archive: &Digest) {
+        let Inner {
+            sources, profiles, ..
+        } = &*self.inner;
+        match tokio::time::timeout(PROFILE_PATIENCE, sources.fetch_profile(archive)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(json))) => {
+                if let Err(error) = profiles.keep_published(archive, &json) {
+                    tracing::warn!(%archive, %error, "cannot keep the start profile");
+                }
+            }
+            Ok(Err(error)) => tracing::info!(%archive, %error, "no start profile"),
+            Err(_) => tracing::info!(%archive, "no start profile: no answer in time"),
+        }
+    }
+
+    /// Sends what was recorded here to the archive service. What cannot be sent now is sent with the next call.
+    pub async fn send_profiles(&self) {
+        let Inner {
+            sources, profiles, ..
+        } = &*self.inner;
+        let unsent = profiles.unsent().unwrap_or_default();
+        for (archive, path) in unsent {
+            let sent = match tokio::fs::read(&path).await {
+                Ok(json) => sources.send_profile(&archive, json).await,
+                Err(error) => Err(FetchError::Disk(error)),
+            };
+            match sent {
+                Ok(()) => tracing::info!(%archive, "start profile sent"),
+                // Refused for good: nothing would change at the next time.
+                Err(FetchError::Refused { status, .. }) if status.is_client_error() => {
+                    tracing::info!(%archive, %status, "start profile refused");
+                }
+                Err(error) => {
+                    tracing::debug!(%archive, %error, "start profile not sent yet");
+                    continue;
+                }
+            }
+            if let Err(error) = profiles.mark_sent(&archive) {
+                tracing::warn!(%archive, %error, "cannot note that the start profile was sent");
+            }
+        }
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<Digest, Fetch>> {

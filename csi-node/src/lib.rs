@@ -5,7 +5,7 @@
 //!  kubelet ──gRPC──► clip-csi-node (control)  ──JSON and /dev/fuse descriptors──►  clip-serve (data)
 //!                    mounts, binds, unmounts                                       answers the kernel's reads
 //! ```
-//! This library is control; `src/bin/clip-serve` is data and shares only [`wire`] with it. A publish goes through
+//! This library is control; `src/bin/clip-serve` is data and shares only [`wire`] and the names of [`profiles`] with it. A publish goes through
 //! [`node`] (gRPC) → [`request`] (checked) → [`publish`] (the steps) → [`resolve`] (which archive) → [`archives`] (on
 //! disk) → [`mounts`] (one for each archive) → [`syscalls`].
 
@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod mountinfo;
 pub mod mounts;
 pub mod node;
+pub mod profiles;
 pub mod publish;
 pub mod recover;
 pub mod registration;

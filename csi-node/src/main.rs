@@ -17,6 +17,7 @@ use clip_csi_node::identity::IdentityService;
 use clip_csi_node::metrics::NodeMetrics;
 use clip_csi_node::mounts::Mounts;
 use clip_csi_node::node::NodeService;
+use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::publish::Publisher;
 use clip_csi_node::recover::{Places, recover};
 use clip_csi_node::registration::{self, Registration};
@@ -37,6 +38,8 @@ use tonic::transport::Server;
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long after a refusal kubelet is asked again to register the driver.
 const REGISTER_AGAIN: Duration = Duration::from_secs(10);
+/// A recorded start is of use to nodes that begin later; it need not be hurried.
+const SEND_PROFILES_EVERY: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -60,6 +63,8 @@ async fn main() -> anyhow::Result<()> {
         publisher.clone(),
         node_metrics.clone(),
     ));
+
+    tokio::spawn(send_profiles(publisher.clone()));
 
     let ready = Ready::new();
     tokio::spawn(serve_admin(args.clone(), metrics, ready.clone()));
@@ -164,7 +169,9 @@ async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow:
         registries,
     )?;
     let folder = args.state_dir.join("archives");
-    let archives = Archives::new(folder.clone(), sources)
+    let profiles = ProfileFiles::open(&args.state_dir)
+        .with_context(|| format!("cannot use {}", args.state_dir.display()))?;
+    let archives = Archives::new(folder.clone(), profiles, sources)
         .with_context(|| format!("cannot use {}", folder.display()))?;
     let mounts = Mounts::new(places.mounts.clone(), serve);
     Ok(Publisher::new(
@@ -185,6 +192,14 @@ async fn keep_mounts_alive(serve: ServeProcess, publisher: Arc<Publisher>, metri
         }
         generation = now;
         publisher.mounts.heal().await;
+    }
+}
+
+/// Sends on what clip-serve has recorded, now and then.
+async fn send_profiles(publisher: Arc<Publisher>) {
+    loop {
+        tokio::time::sleep(SEND_PROFILES_EVERY).await;
+        publisher.archives.send_profiles().await;
     }
 }
 

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::get;
 use clip_csi_node::archive_sources::{FetchError, Sources};
 use clip_csi_node::archives::Archives;
+use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::resolve::{ArchiveRef, Place};
 use clip_registry::{
     ArtifactLayer, Client, ClientOptions, Credentials, Digest, Reference, Repository, push_artifact,
@@ -32,6 +33,25 @@ struct Service {
     answers: Arc<Mutex<Vec<Answer>>>,
     /// `Authorization` and path of the last request.
     seen: Arc<Mutex<(String, String)>>,
+    /// The start profile, which has an address and a count of its own.
+    profile: Arc<Mutex<Option<Vec<u8>>>>,
+    profiles_put: Arc<AtomicUsize>,
+}
+
+async fn get_profile(State(service): State<Service>) -> (StatusCode, Vec<u8>) {
+    match service.profile.lock().unwrap().clone() {
+        Some(json) => (StatusCode::OK, json),
+        None => (StatusCode::NOT_FOUND, vec![]),
+    }
+}
+
+async fn put_profile(State(service): State<Service>, body: axum::body::Bytes) -> StatusCode {
+    *service.profile.lock().unwrap() = Some(body.to_vec());
+    // The first answer is lost.
+    match service.profiles_put.fetch_add(1, Ordering::SeqCst) {
+        0 => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::NO_CONTENT,
+    }
 }
 
 async fn answer(
@@ -63,6 +83,10 @@ impl Service {
             .map(|(status, body)| (*status, body.to_vec()))
             .collect();
         let router = Router::new()
+            .route(
+                "/v1/archives/{digest}/profile",
+                get(get_profile).put(put_profile),
+            )
             .fallback(get(answer))
             .with_state(service.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,6 +112,7 @@ fn archives(folder: &Path, url: Option<String>) -> Archives {
     std::fs::write(&token, "let-me-in\n").unwrap();
     Archives::new(
         folder.join("archives"),
+        ProfileFiles::open(folder).unwrap(),
         Sources::new(url, Some(token), options()).unwrap(),
     )
     .unwrap()
@@ -121,6 +146,32 @@ async fn an_archive_is_fetched_with_the_nodes_token_and_kept() {
     assert_eq!(path, format!("/v1/archives/{}", archive.digest));
     archives.ensure(&wanted(vec![]), None).await.unwrap();
     assert_eq!(service.count(), 1, "what is on disk is not asked for");
+}
+
+#[tokio::test]
+async fn what_one_node_records_comes_with_the_archive_to_the_next() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (service, url) = Service::start(&[(200, CONTENT)]).await;
+    let [first, second] = [0, 1].map(|n: usize| archives(folders[n].path(), Some(url.clone())));
+    let [ours, theirs] = [0, 1].map(|n: usize| ProfileFiles::open(folders[n].path()).unwrap());
+    let archive = first.ensure(&wanted(vec![]), None).await.unwrap().digest;
+    assert!(!ours.published(&archive).exists(), "nobody has recorded it");
+
+    std::fs::write(ours.to_record(&archive).unwrap(), "recorded").unwrap();
+    for tries in 1..4 {
+        first.send_profiles().await;
+        let sent = service.profiles_put.load(Ordering::SeqCst);
+        assert_eq!(
+            sent,
+            tries.min(2),
+            "until it was accepted, and then no more"
+        );
+    }
+    assert_eq!(ours.to_record(&archive), None);
+
+    second.ensure(&wanted(vec![]), None).await.unwrap();
+    let published = std::fs::read(theirs.published(&archive)).unwrap();
+    assert_eq!(published, b"recorded");
 }
 
 #[tokio::test]

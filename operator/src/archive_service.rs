@@ -3,10 +3,14 @@
 //! ```text
 //! PUT /v1/namespaces/{namespace}/clipimages/{name}/archive?uid=UID   the archive  →  201 {"digest", "size"}
 //! GET /v1/archives/{digest}                                          →  200, the archive
+//! GET /v1/archives/{digest}/profile                                  →  200, its start profile
+//! PUT /v1/archives/{digest}/profile                                  →  204, merged with what is there
 //! ```
 //!
 //! Whoever may upload is not thereby believed: the digest is computed here, from the bytes that arrived, and
 //! an archive that does not decode to the last section is refused. Failures are `{"reason", "message"}`.
+
+mod profiles;
 
 use std::{
     io::{self, Write},
@@ -22,7 +26,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, put},
 };
-use clip_archive::{Archive, Digest, Head, OpenError, header::FORMAT_VERSION};
+use clip_archive::{
+    Archive, Digest, Head, OpenError, header::FORMAT_VERSION, profile::ProfileError,
+};
 use futures::StreamExt;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
@@ -59,6 +65,8 @@ pub struct ArchiveService {
     default_platform: String,
     uploads: Semaphore,
     verifications: Semaphore,
+    /// Held while a profile is read, merged and written.
+    profiles: tokio::sync::Mutex<()>,
 }
 
 /// What is the most that an upload may claim.
@@ -90,6 +98,7 @@ impl ArchiveService {
             default_platform,
             uploads,
             verifications,
+            profiles: tokio::sync::Mutex::default(),
         }
     }
 
@@ -101,6 +110,10 @@ impl ArchiveService {
                 put(put_archive),
             )
             .route("/v1/archives/{digest}", get(get_archive))
+            .route(
+                "/v1/archives/{digest}/profile",
+                get(profiles::get).put(profiles::put),
+            )
             .with_state(self)
     }
 }
@@ -117,6 +130,12 @@ pub enum ServiceError {
     /// Not there.
     #[error("there is no archive {0}: it is being made again, or its ClipImage is gone")]
     NoSuchArchive(Digest),
+    /// Nobody has recorded a start yet.
+    #[error("there is no start profile of archive {0}")]
+    NoSuchProfile(Digest),
+    /// Not a start profile.
+    #[error("the start profile was refused: {0}")]
+    InvalidProfile(#[from] ProfileError),
     /// Larger than allowed.
     #[error("the archive is larger than {0} bytes, the operator's --max-archive-bytes")]
     TooLarge(u64),
@@ -160,6 +179,8 @@ impl ServiceError {
             }
             Self::InvalidDigest(_) => (StatusCode::BAD_REQUEST, "InvalidDigest"),
             Self::NoSuchArchive(_) => (StatusCode::NOT_FOUND, "NoSuchArchive"),
+            Self::NoSuchProfile(_) => (StatusCode::NOT_FOUND, "NoSuchProfile"),
+            Self::InvalidProfile(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidProfile"),
             Self::TooLarge(_) | Self::TooLargeDecoded { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "TooLarge")
             }
@@ -350,11 +371,16 @@ impl ArchiveService {
         }
     }
 
-    async fn download(&self, digest: &str, headers: &HeaderMap) -> Result<Response, ServiceError> {
+    /// Checks that a node asks, and reads what it asks for.
+    async fn admit_node(&self, digest: &str, headers: &HeaderMap) -> Result<Digest, ServiceError> {
         self.access.download(bearer(headers)?).await?;
-        let digest: Digest = digest
+        digest
             .parse()
-            .map_err(|error| ServiceError::InvalidDigest(format!("{error}")))?;
+            .map_err(|error| ServiceError::InvalidDigest(format!("{error}")))
+    }
+
+    async fn download(&self, digest: &str, headers: &HeaderMap) -> Result<Response, ServiceError> {
+        let digest = self.admit_node(digest, headers).await?;
         let file = match tokio::fs::File::open(self.store.archive_path(digest)).await {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

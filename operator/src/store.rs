@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/3f5a…e1.clip      an archive, named by the SHA-256 of its bytes; never changed once it is there
+//! <dir>/3f5a…e1.profile   which parts of its image a container reads first ([`StartProfile`]); goes with the archive
 //! <dir>/0b7c-….json       a record: which archive the ClipImage with this uid has ([`Record`])
 //! <dir>/.upload-XXXXXX    an upload in progress; swept at start
 //! ```
@@ -15,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clip_archive::Digest;
+use clip_archive::{Digest, StartProfile};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
@@ -129,6 +130,32 @@ impl Store {
         self.dir.join(format!("{}.clip", digest.hex()))
     }
 
+    /// The start profile of the archive `digest`, if there is one that can be read.
+    pub fn profile(&self, digest: Digest) -> Option<StartProfile> {
+        let path = self.profile_path(digest);
+        let json = fs::read(&path).ok()?;
+        let parsed = StartProfile::parse(&json);
+        parsed
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "start profile cannot be read"))
+            .ok()
+    }
+
+    /// Writes the start profile of the archive `digest`, in place of an older one. Not synced: it is a hint, and a
+    /// broken one is passed over.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_profile(&self, digest: Digest, profile: &StartProfile) -> io::Result<()> {
+        let mut file = self.new_upload()?;
+        io::Write::write_all(&mut file, &profile.to_json())?;
+        let kept = file.persist(self.profile_path(digest));
+        kept.map(drop).map_err(|error| error.error)
+    }
+
+    fn profile_path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(format!("{}.profile", digest.hex()))
+    }
+
     /// Whether the archive of a record is there in full length.
     pub fn holds(&self, record: &Record) -> bool {
         let Ok(digest) = record.digest.parse::<Digest>() else {
@@ -194,11 +221,12 @@ impl Store {
         remove(&self.record_path(uid))
     }
 
-    /// Removes an archive; that it is gone already is fine. Downloads in progress finish.
+    /// Removes an archive with its profile; that it is gone already is fine. Downloads in progress finish.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_archive(&self, digest: Digest) -> io::Result<()> {
+        remove(&self.profile_path(digest))?;
         remove(&self.archive_path(digest))
     }
 

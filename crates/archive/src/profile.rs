@@ -1,7 +1,7 @@
 //! [`StartProfile`]: which spans a container reads first, in order. Recorded on one node, replayed by the next.
 //!
 //! ```json
-//! {"version": 1, "touches": [
+//! {"version": 1, "starts": 3, "touches": [
 //!   {"section": "sha256:31f9…", "spans": [[0, 2], [17, 1]]},
 //!   {"section": "sha256:77a0…", "spans": [[3, 1]]},
 //!   {"section": "sha256:31f9…", "spans": [[2, 1]]}]}
@@ -27,6 +27,8 @@ const SPANS_MAX: usize = 1 << 20;
 /// Spans in the order of their first touch, none twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StartProfile {
+    /// How many recorded starts are in it.
+    starts: u32,
     touches: Vec<Touch>,
 }
 
@@ -62,6 +64,7 @@ pub enum ProfileError {
 #[derive(Serialize, Deserialize)]
 struct Document {
     version: u32,
+    starts: u32,
     touches: Vec<Stretch>,
 }
 
@@ -73,11 +76,12 @@ struct Stretch {
 }
 
 impl StartProfile {
-    /// A profile of these touches; of several of one span the first counts.
+    /// The profile of one start with these touches; of several of one span the first counts.
     pub fn new(touches: impl IntoIterator<Item = Touch>) -> Self {
         let mut seen = std::collections::HashSet::new();
         let touches = touches.into_iter().filter(|touch| seen.insert(*touch));
         Self {
+            starts: 1,
             touches: touches.collect(),
         }
     }
@@ -106,7 +110,10 @@ impl StartProfile {
                 touches.extend(spans.map(|span| Touch { section, span }));
             }
         }
-        Ok(Self::new(touches))
+        Ok(Self {
+            starts: document.starts,
+            ..Self::new(touches)
+        })
     }
 
     /// The profile as it is kept and sent.
@@ -129,6 +136,7 @@ impl StartProfile {
         }
         let document = Document {
             version: VERSION,
+            starts: self.starts,
             touches: stretches,
         };
         serde_json::to_vec(&document).expect("strings and numbers are JSON")
@@ -138,7 +146,9 @@ impl StartProfile {
     /// these the ones that were touched earlier in any of them.
     pub fn merge<'a>(profiles: impl IntoIterator<Item = &'a StartProfile>) -> Self {
         let mut ranks: HashMap<Touch, (usize, usize)> = HashMap::new();
+        let mut starts = 0_u32;
         for profile in profiles {
+            starts = starts.saturating_add(profile.starts);
             for (rank, touch) in profile.touches.iter().enumerate() {
                 let (times, earliest) = ranks.entry(*touch).or_insert((0, usize::MAX));
                 *times += 1;
@@ -155,8 +165,14 @@ impl StartProfile {
             )
         });
         Self {
+            starts,
             touches: merged.into_iter().map(|(touch, _)| touch).collect(),
         }
+    }
+
+    /// How many recorded starts are in it.
+    pub fn starts(&self) -> u32 {
+        self.starts
     }
 
     /// The touches, first ones first.
@@ -206,13 +222,16 @@ mod tests {
             [touch(1, 0), touch(1, 2), touch(1, 7), touch(1, 9)]
         );
         assert_eq!(StartProfile::merge([&other, &one]), merged);
+        assert_eq!(merged.starts(), 2);
     }
 
     #[test]
     fn what_is_no_profile_is_refused() {
         let section = Digest::from_bytes([1; 32]).to_string();
         let with = |spans: &str| {
-            format!(r#"{{"version":1,"touches":[{{"section":"{section}","spans":[{spans}]}}]}}"#)
+            format!(
+                r#"{{"version":1,"starts":1,"touches":[{{"section":"{section}","spans":[{spans}]}}]}}"#
+            )
         };
         let refusal = |json: &str| StartProfile::parse(json.as_bytes()).unwrap_err();
         assert!(matches!(refusal("["), ProfileError::Syntax(_)));

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod memory;
+mod profiles;
 
 const UPLOAD: &str = "/v1/namespaces/team-a/clipimages/alpine/archive?uid=u1";
 

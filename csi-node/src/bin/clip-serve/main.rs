@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{
     self, Command, Login, Outcome, Reason, Refusal, Reply, Request, Secret, Summary,
 };
@@ -23,6 +24,8 @@ use clip_engine::{Node, NodeOptions};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
+
+use tokio::runtime::Handle;
 
 use crate::served::Served;
 
@@ -45,6 +48,11 @@ struct Args {
     /// Seconds that a read may wait for a registry before it fails with EIO.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     read_timeout: u64,
+
+    /// Seconds for which what is read of an image that this node mounts for the first time is recorded, for the next
+    /// node to fetch ahead; 0 records nothing.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    record_start: u64,
 
     /// How log lines look: text or json.
     #[arg(long, default_value_t, value_name = "FORMAT")]
@@ -82,10 +90,16 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
+    let profiles = ProfileFiles::open(&args.state_dir)
+        .with_context(|| format!("cannot use {}", args.state_dir.display()))?;
+    let start_window = Duration::from_secs(args.record_start);
     let node = Node::new(node_options(args), runtime.handle().clone())?;
     let server = Server {
         control,
         node,
+        profiles,
+        start_window,
+        runtime: runtime.handle().clone(),
         served: Mutex::default(),
     };
     answer_requests(&Arc::new(server))
@@ -114,6 +128,10 @@ fn node_options(args: Args) -> NodeOptions {
 struct Server {
     control: OwnedFd,
     node: Node,
+    profiles: ProfileFiles,
+    /// How long the start of an image is recorded.
+    start_window: Duration,
+    runtime: Handle,
     /// By the archive's digest: of several connections for one archive (an aborted one may still be ending) the latest.
     served: Mutex<HashMap<Digest, Arc<Served>>>,
 }
@@ -168,6 +186,7 @@ impl Server {
         };
         let served = Arc::new(served);
         self.served().insert(digest.clone(), served.clone());
+        self.record_start(&served, &digest);
         self.reply(id, Ok(served.summary()));
         served.wait(session);
         let mut all = self.served();
@@ -177,6 +196,25 @@ impl Server {
         {
             all.remove(&digest);
         }
+    }
+
+    /// Before anybody can read, so that nothing is missed.
+    fn record_start(&self, served: &Arc<Served>, archive: &Digest) {
+        let Some(file) = self.profiles.to_record(archive) else {
+            return;
+        };
+        if self.start_window.is_zero() {
+            return;
+        }
+        served.record(file);
+        let (served, window) = (Arc::downgrade(served), self.start_window);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(window).await;
+            if let Some(served) = served.upgrade() {
+                let written = tokio::task::spawn_blocking(move || served.end_recording());
+                written.await.expect("writes a file");
+            }
+        });
     }
 
     fn renew(&self, archive: &Digest, docker_config: Secret) -> Result<Summary, Refusal> {

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Summary};
-use clip_engine::{Layout, Node, OpenImageError, OpenedImage, Session};
+use clip_engine::{Layout, Node, OpenImageError, OpenedImage, Session, StateDir};
 use clip_registry::{ClientError, Credentials, Digest};
 
 /// An image that is being served over one FUSE connection.
@@ -13,6 +14,8 @@ use clip_registry::{ClientError, Credentials, Digest};
 pub struct Served {
     digest: Digest,
     image: OpenedImage,
+    /// Where the recording of the start goes, while there is one.
+    recording: Mutex<Option<PathBuf>>,
 }
 
 impl Served {
@@ -47,7 +50,12 @@ impl Served {
                 ))
             })?;
         tracing::info!(archive = %digest, image = image.fs.info().name, "serving");
-        Ok((Served { digest, image }, session))
+        let served = Served {
+            digest,
+            image,
+            recording: Mutex::default(),
+        };
+        Ok((served, session))
     }
 
     /// Fetches with other credentials from now on.
@@ -56,6 +64,36 @@ impl Served {
         renewed.map_err(refusal)?;
         tracing::info!(archive = %self.digest, "credentials renewed");
         Ok(())
+    }
+
+    /// Records what is read first, to be written to `file` by [`end_recording`](Self::end_recording).
+    pub fn record(&self, file: PathBuf) {
+        self.image.begin_profile();
+        *self
+            .recording
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(file);
+    }
+
+    /// Writes down what was read, if it is being recorded and something was.
+    pub fn end_recording(&self) {
+        let recording = self
+            .recording
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(file) = recording else {
+            return;
+        };
+        let profile = self.image.end_profile();
+        let (archive, spans) = (&self.digest, profile.touches().len());
+        if spans == 0 {
+            return;
+        }
+        match StateDir::write(&file, &profile.to_json()) {
+            Ok(()) => tracing::info!(%archive, spans, "start recorded"),
+            Err(error) => tracing::warn!(%archive, %error, "cannot write the start profile"),
+        }
     }
 
     /// The image's size.
@@ -70,6 +108,7 @@ impl Served {
     pub fn wait(&self, session: Session) {
         let archive = &self.digest;
         let outcome = session.join();
+        self.end_recording();
         let fetched = self.image.fetched();
         match outcome {
             Ok(()) => tracing::info!(%archive, fetched.bytes, fetched.requests, "unmounted"),
