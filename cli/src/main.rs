@@ -38,6 +38,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
+    #[command(hide = true)]
+    KernelMount(mount::KernelMountArgs),
     Profile(profile::ProfileArgs),
     Ls(list::LsArgs),
     Cat(list::CatArgs),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Mount(args) => mount::run(&cli.common, args),
         Command::Umount(args) => umount::run(args),
+        Command::KernelMount(args) => return mount::run_kernel_mount(args),
         Command::Profile(args) => profile::run(&cli.common, args),
         Command::Ls(args) => list::ls(&cli.common, args),
         Command::Cat(args) => list::cat(&cli.common, args),

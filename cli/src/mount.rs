@@ -1,5 +1,7 @@
 //! `clip mount FILE|IMAGE DIR`.
 
+mod kernel;
+
 use crate::{
     archive_source::{Opened, SourceArgs},
     common::CommonArgs,
@@ -7,7 +9,8 @@ use crate::{
     umount, units,
 };
 use clap::{Args, ValueEnum};
-use clip_engine::{Digest, MountOptions, Session, mount_points};
+use clip_engine::{Digest, Layout, MountOptions, Session, mount_points};
+pub use kernel::{KernelMountArgs, run as run_kernel_mount};
 use std::{
     io::{Read, Write},
     os::unix::process::CommandExt,
@@ -44,6 +47,12 @@ pub struct MountArgs {
     )]
     options: Vec<OptionArg>,
 
+    /// Who answers for the tree. `fuse`: this program; names and attributes are asked once and then kept by the kernel.
+    /// `erofs`: the kernel itself (Linux 6.12, root); this program is asked for cold bytes only. `auto`: `erofs` where it
+    /// works, else `fuse`.
+    #[arg(long, value_enum, default_value = "auto", env = "CLIP_ENGINE")]
+    engine: Engine,
+
     /// Set by --background for the process that serves.
     #[arg(long, hide = true, env = READY_ON_STDOUT, value_parser = clap::builder::FalseyValueParser::new())]
     ready_on_stdout: bool,
@@ -57,6 +66,13 @@ enum OptionArg {
     AllowOther,
     /// Accepted for mount(8)'s sake.
     Ro,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    Auto,
+    Fuse,
+    Erofs,
 }
 
 /// Tells the serving process that it is one. The environment, so that the user's arguments need not
@@ -85,7 +101,7 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
         dev: has(OptionArg::Dev),
         allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
     };
-    let session = mount(&opened, &args.dir, options)?;
+    let session = mount(&opened, &args.dir, args.engine, options)?;
     if args.ready_on_stdout {
         announce_ready();
     } else {
@@ -119,13 +135,26 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
 }
 
 /// Mounts an opened image at `dir`.
-pub fn mount(opened: &Opened, dir: &Path, options: MountOptions) -> Result<Session, Failure> {
+pub fn mount(
+    opened: &Opened,
+    dir: &Path,
+    engine: Engine,
+    options: MountOptions,
+) -> Result<Session, Failure> {
     let archive = std::fs::read(&opened.archive).map_err(|error| {
         Failure::local(format!("cannot read {}: {error}", opened.archive.display()))
     })?;
     let source = format!("clip:{}", Digest::of(&archive));
-    let handle = opened.runtime.handle().clone();
-    Session::mount(opened.image.fs.clone(), dir, &source, options, handle).map_err(|error| {
+    match engine {
+        Engine::Fuse => {}
+        Engine::Erofs => return kernel::mount(opened, dir, &source, options),
+        Engine::Auto => match kernel::mount(opened, dir, &source, options) {
+            Ok(session) => return Ok(session),
+            Err(failure) => tracing::info!("{}", failure.message),
+        },
+    }
+    let (image, handle) = (opened.image.fs.clone(), opened.runtime.handle().clone());
+    Session::mount(image, dir, &source, Layout::Tree, options, handle).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => ": is the package fuse3 installed, and /dev/fuse there?",
             std::io::ErrorKind::PermissionDenied => ": is /dev/fuse accessible, and `user_allow_other` set in /etc/fuse.conf if allow_other is wanted?",

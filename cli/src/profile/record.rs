@@ -4,7 +4,8 @@ use crate::{
     archive_source::{Opened, SourceArgs},
     common::CommonArgs,
     failure::Failure,
-    mount, profile, umount, units,
+    mount::{self, Engine},
+    profile, umount, units,
 };
 use clap::Args;
 use clip_archive::StartProfile;
@@ -113,7 +114,7 @@ fn record(opened: &Opened, args: &RecordArgs) -> Result<StartProfile, Failure> {
     let end = opened.runtime.block_on(async {
         let mut interrupts = signal(SignalKind::interrupt()).map_err(Failure::local)?;
         let mut terminations = signal(SignalKind::terminate()).map_err(Failure::local)?;
-        let session = mount::mount(opened, dir.path(), options)?;
+        let session = mount::mount(opened, dir.path(), Engine::Fuse, options)?;
         let end = match start(&args.command, dir.path()) {
             Err(failure) => Err(failure),
             Ok(mut child) => {

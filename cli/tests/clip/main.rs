@@ -5,6 +5,7 @@ mod archive;
 mod artifacts;
 mod containers;
 mod differential;
+mod engines;
 mod errors;
 mod judges;
 mod kills;

@@ -68,6 +68,10 @@ impl Scene {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path("home"))
             .env("CLIP_STATE_DIR", self.state())
+            .env(
+                "CLIP_ENGINE",
+                if engine_is_erofs() { "erofs" } else { "fuse" },
+            )
             .stdin(Stdio::null());
         command
     }
@@ -110,6 +114,11 @@ impl Scene {
         names.sort();
         names
     }
+}
+
+/// Whether the tests that do not say otherwise mount with the kernel's own EROFS. `make test` runs them with either engine.
+pub fn engine_is_erofs() -> bool {
+    std::env::var_os("CLIP_ENGINE").is_some_and(|engine| engine == "erofs")
 }
 
 pub fn said(output: Output) -> Said {

@@ -13,7 +13,9 @@ mod verify;
 
 pub use clip_archive::{Archive, Digest, RuntimeDirs};
 pub use clip_cache::{CacheAudit, DamagedSpan, SpanDamage};
-pub use clip_fs::{ImageFs, Layout, MountOptions, Session, mount_points};
+pub use clip_fs::{
+    ImageFs, KernelMount, Layout, MountOptions, Session, mount_points, set_read_ahead,
+};
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};

@@ -50,6 +50,8 @@ pub struct OpenedImage {
     pub fs: Arc<ImageFs>,
     /// Where its content comes from.
     pub source: BlobSource,
+    /// The expanded tree, a file.
+    pub tree: PathBuf,
     /// Digests of the layers' sections, base first.
     sections: Arc<[Digest]>,
     touches: Arc<Touches>,
@@ -150,6 +152,7 @@ impl Node {
         Ok(OpenedImage {
             fs,
             source,
+            tree: self.state.tree(&head.tree_digest()),
             sections,
             touches,
         })

@@ -213,7 +213,7 @@ impl FuseAdapter {
             };
             match result {
                 Ok(data) => reply.data(&data),
-                Err(error) => reply.error(read_failed(&image, node, offset, &error)),
+                Err(error) => reply.error(read_failed(&image, node, offset, len, &error)),
             }
         });
     }
@@ -348,7 +348,7 @@ impl Filesystem for FuseAdapter {
             match self.read_now(node, offset, len, out) {
                 Ok(true) => reply.data(out),
                 Ok(false) => self.read_later(node, offset, len, reply),
-                Err(error) => reply.error(read_failed(&self.image, node, offset, &error)),
+                Err(error) => reply.error(read_failed(&self.image, node, offset, len, &error)),
             }
         });
     }
@@ -490,11 +490,20 @@ fn answer_xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
     }
 }
 
-fn read_failed(image: &ImageFs, node: Node, offset: u64, error: &ImageFsError) -> Errno {
+fn read_failed(
+    image: &ImageFs,
+    node: Node,
+    offset: u64,
+    len: usize,
+    error: &ImageFsError,
+) -> Errno {
     let path = match node {
         Node::Tree(nid) => image
             .path_of(nid)
             .unwrap_or_else(|| format!("node {}", nid.0)),
+        Node::Blob(index) => image
+            .path_at(index, offset..offset + len as u64)
+            .unwrap_or_else(|| format!("layer {index}")),
         node => format!("{node:?}"),
     };
     tracing::error!(image = image.info().name, path, offset, %error, "read failed");

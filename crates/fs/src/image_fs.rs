@@ -1,10 +1,11 @@
 //! [`ImageFs`]: an image as a filesystem, without any protocol.
 
 use crate::mapped::Mapped;
-use clip_archive::erofs::{FileType, Image, Inode, Nid, Place, ReadError as TreeError};
+use clip_archive::erofs::{Extent, FileType, Image, Inode, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
 use std::{
     io,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -211,21 +212,41 @@ impl ImageFs {
 
     /// A path of `nid`, for messages. Searches the whole tree: for errors only.
     pub fn path_of(&self, nid: Nid) -> Option<String> {
+        self.find(|found, _| found == nid)
+    }
+
+    /// A path of a file that has bytes within `range` of layer `index`'s tar, for messages. Searches the whole tree, as
+    /// above.
+    pub fn path_at(&self, index: u16, range: Range<u64>) -> Option<String> {
+        let holds = |extent: Extent| match extent.place {
+            Place::Layer {
+                index: layer,
+                offset: start,
+            } => layer == index && start < range.end && range.start < start + extent.len,
+            _ => false,
+        };
+        self.find(|nid, kind| {
+            let extents = match kind {
+                FileType::Regular => self.tree.extents(nid, 0..u64::MAX).ok(),
+                _ => None,
+            };
+            extents.is_some_and(|extents| extents.flatten().any(holds))
+        })
+    }
+
+    /// The path of the first node that is `wanted`.
+    fn find(&self, wanted: impl Fn(Nid, FileType) -> bool) -> Option<String> {
+        if wanted(self.tree.root(), FileType::Directory) {
+            return Some("/".to_owned());
+        }
         let mut to_visit = vec![(self.tree.root(), String::new())];
         while let Some((dir, path)) = to_visit.pop() {
-            if dir == nid {
-                return Some(if path.is_empty() {
-                    "/".to_owned()
-                } else {
-                    path
-                });
-            }
             for entry in self.tree.read_dir(dir, 0).ok()?.flatten() {
                 if entry.name == b"." || entry.name == b".." {
                     continue;
                 }
                 let path = format!("{path}/{}", String::from_utf8_lossy(entry.name));
-                if entry.nid == nid {
+                if wanted(entry.nid, entry.kind) {
                     return Some(path);
                 }
                 if entry.kind == FileType::Directory {

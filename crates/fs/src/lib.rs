@@ -3,6 +3,7 @@
 //! * [`ImageFs`] is the filesystem itself: attributes, lookups, directories and content by node.
 //!   It knows nothing of FUSE; tests and `clip cat` call it directly.
 //! * [`Session`] serves an [`ImageFs`] on a FUSE connection (`fuse.rs` translates, nothing more).
+//! * [`KernelMount`] puts the kernel's EROFS over such a connection.
 //! * [`mount_points`] reads the kernel's mount table; a mounted tree is never touched to learn
 //!   about it, because a touch on a dead or slow mount can block.
 //!
@@ -11,12 +12,14 @@
 
 mod fuse;
 mod image_fs;
+mod kernel_mount;
 mod mapped;
 pub mod mount_points;
 mod nodes;
 mod session;
 
 pub use image_fs::{ImageFs, ImageFsError, ImageInfo, Resolved};
+pub use kernel_mount::KernelMount;
 pub use mapped::Mapped;
 pub use nodes::Layout;
-pub use session::{MountOptions, Session};
+pub use session::{MountOptions, Session, set_read_ahead};

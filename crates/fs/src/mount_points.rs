@@ -29,9 +29,10 @@ pub struct MountPoint {
 
 impl MountPoint {
     /// Whether this is a mount of ours. The type says little: fusermount3 and mount(2) write `fuse`
-    /// or `fuse.clip`.
+    /// or `fuse.clip`, the kernel's own is `erofs`.
     pub fn is_clip(&self) -> bool {
-        self.fs_type.starts_with("fuse") && self.source.starts_with(SOURCE_PREFIX)
+        let is_type = self.fs_type.starts_with("fuse") || self.fs_type == "erofs";
+        is_type && self.source.starts_with(SOURCE_PREFIX)
     }
 }
 

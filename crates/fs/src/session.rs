@@ -52,6 +52,7 @@ impl Session {
         image: Arc<ImageFs>,
         dir: &Path,
         source: &str,
+        layout: Layout,
         options: MountOptions,
         runtime: Handle,
     ) -> io::Result<Self> {
@@ -69,7 +70,7 @@ impl Session {
             MountOption::FSName(source.to_owned()),
             MountOption::Subtype("clip".to_owned()),
         ];
-        let adapter = FuseAdapter::new(image, Layout::Tree, runtime, options.allow_other);
+        let adapter = FuseAdapter::new(image, layout, runtime, options.allow_other);
         let session = Self::spawn(fuser::Session::new(
             adapter,
             dir,
@@ -102,8 +103,8 @@ fn config(acl: SessionACL, mount_options: Vec<MountOption>) -> Config {
     config
 }
 
-/// Best effort: needs root, and only costs speed where it fails.
-fn set_read_ahead(dir: &Path) {
+/// Raises the read-ahead of what is mounted at `dir`. Best effort: needs root, and only costs speed where it fails.
+pub fn set_read_ahead(dir: &Path) {
     let Some(mount) = mount_points::at(dir).ok().flatten() else {
         return;
     };

@@ -7,7 +7,7 @@ use clip_archive::{
     ArchiveWriter, Digest, Entry, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo,
 };
 use clip_engine::{
-    MountOptions, Node, NodeOptions, Session, SpanLimits,
+    Layout, MountOptions, Node, NodeOptions, Session, SpanLimits,
     registry::{ClientOptions, LAYOUT_REGISTRY},
 };
 use clip_index::{LayerContent, LayerError, LayerIndexer, LayerInfo};
@@ -114,6 +114,7 @@ impl Bench {
             opened.fs.clone(),
             &fuse,
             "clip:oracle",
+            Layout::Tree,
             options,
             self.runtime.clone(),
         )

@@ -1,0 +1,138 @@
+//! `--engine erofs`: the kernel serves the tree, this process only what is cold.
+
+use crate::{archive_source::Opened, failure::Failure};
+use clap::Args;
+use clip_engine::{KernelMount, Layout, MountOptions, Session, set_read_ahead};
+use nix::mount::{MntFlags, umount2};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long the mount calls may take. They wait for this process alone, and it answers from memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the process that mounts is told.
+#[derive(Debug, Args)]
+pub struct KernelMountArgs {
+    #[arg(long)]
+    tree: PathBuf,
+    #[arg(long)]
+    source: String,
+    #[arg(long)]
+    blobs: PathBuf,
+    #[arg(long)]
+    layers: u16,
+    #[arg(long)]
+    suid: bool,
+    #[arg(long)]
+    dev: bool,
+    dir: PathBuf,
+}
+
+/// Runs the hidden command that mounts: a process that waited for a file system that it serves itself could not be
+/// killed.
+pub fn run(args: KernelMountArgs) -> ExitCode {
+    let mount = KernelMount {
+        tree: args.tree,
+        source: args.source,
+        blobs: args.blobs,
+        layers: args.layers,
+        suid: args.suid,
+        dev: args.dev,
+    };
+    match mount.mount(&args.dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Mounts an opened image at `dir`, by way of a connection that nobody sees.
+pub fn mount(
+    opened: &Opened,
+    dir: &Path,
+    source: &str,
+    options: MountOptions,
+) -> Result<Session, Failure> {
+    let refused = |problem: String| {
+        Failure::local(format!(
+            "cannot mount {} with the kernel's EROFS: {problem}; --engine fuse works everywhere",
+            dir.display()
+        ))
+    };
+    if !nix::unistd::geteuid().is_root() {
+        return Err(refused("only root may".to_owned()));
+    }
+    let hidden = tempfile::Builder::new()
+        .prefix("clip-connection-")
+        .tempdir()
+        .map_err(|error| refused(error.to_string()))?;
+    let image = opened.image.fs.clone();
+    let (layers, handle) = (image.layers().len(), opened.runtime.handle().clone());
+    let layout = Layout::TreeAndBlobs;
+    let session = Session::mount(image, hidden.path(), source, layout, options, handle)
+        .map_err(|error| refused(error.to_string()))?;
+    let mut program = program()?;
+    program
+        .arg("kernel-mount")
+        .arg(format!("--layers={layers}"))
+        .arg(format!("--source={source}"))
+        .arg("--tree")
+        .arg(&opened.image.tree)
+        .arg("--blobs")
+        .arg(hidden.path().join("blobs"))
+        .args(options.suid.then_some("--suid"))
+        .args(options.dev.then_some("--dev"))
+        .arg(dir);
+    let mounted = wait(program);
+    // EROFS holds the layers open; without it, this ends the connection.
+    let detached = umount2(hidden.path(), MntFlags::MNT_DETACH);
+    mounted.map_err(refused)?;
+    detached.map_err(|error| refused(format!("cannot detach the connection: {error}")))?;
+    set_read_ahead(dir);
+    Ok(session)
+}
+
+fn program() -> Result<Command, Failure> {
+    std::env::current_exe()
+        .map(Command::new)
+        .map_err(|error| Failure::local(format!("cannot find the clip program: {error}")))
+}
+
+/// Waits for the mounting process, which says on stderr why it failed.
+fn wait(mut command: Command) -> Result<(), String> {
+    let spawned = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child =
+        spawned.map_err(|error| format!("cannot start the mounting process: {error}"))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => {
+                let mut said = String::new();
+                if let Some(stderr) = &mut child.stderr {
+                    let _ = stderr.read_to_string(&mut said);
+                }
+                return Err(match said.trim() {
+                    "" => format!("the mounting process ended with {status}"),
+                    said => said.to_owned(),
+                });
+            }
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            Ok(None) => {
+                let _ = child.kill();
+                return Err(format!("it took longer than {} s", PATIENCE.as_secs()));
+            }
+            Err(error) => return Err(format!("cannot wait for the mounting process: {error}")),
+        }
+    }
+}
