@@ -154,6 +154,7 @@ impl Live {
     /// The mood, if it is for every request and so ends those under way.
     pub(super) fn outage(&self) -> Option<Mood> {
         let is_outage = matches!(self.rule.mood, Mood::Silent | Mood::HangUp)
+            && !self.rule.blobs_only
             && self.rule.times.is_none()
             && self.rule.share.is_none();
         is_outage.then_some(self.rule.mood)
