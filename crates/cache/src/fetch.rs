@@ -1,26 +1,10 @@
-//! Filling a span: one fetch however many readers wait, checked before anybody sees it.
+//! Filling a span: decoded, and checked before anybody sees it.
 
-use crate::{
-    layer::{LayerReader, LayerStore},
-    staged::Staged,
-    states::SpanState,
-    stats::Counters,
-};
+use crate::{layer::LayerStore, run::Input, staged::Staged, states::SpanState, stats::Counters};
 use clip_archive::{Digest, SpanDigest, SpanHasher, SpanKind, Window};
-use clip_registry::{BlobSource, FetchError};
+use clip_registry::FetchError;
 use clip_seek::{DecodeError, SpanDecoder};
-use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, Shared},
-};
-use std::{
-    io,
-    os::unix::fs::FileExt,
-    sync::{Arc, PoisonError},
-};
-
-/// A fetch that any number of readers wait for.
-pub type Flight = Shared<BoxFuture<'static, Result<(), Arc<FillError>>>>;
+use std::{io, os::unix::fs::FileExt};
 
 /// Why a span could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -65,70 +49,40 @@ pub enum FillError {
     /// The cache cannot be written or read.
     #[error("cannot use the cache: {0}; the state directory needs space and must be writable")]
     Io(#[from] io::Error),
-    /// The fetching task died.
-    #[error("fetching was cut short: {0}")]
-    Aborted(String),
+    /// The fetching task died, or nobody waited for it any more.
+    #[error("fetching was cut short")]
+    Aborted,
 }
 
 impl FillError {
     /// Whether the same fetch may succeed in a while.
     pub fn may_go_away(&self) -> bool {
-        matches!(self, Self::Fetch(error) if !error.is_permanent())
-    }
-}
-
-/// Joins the fetch of `span` that is under way, or starts it.
-pub fn join(reader: &LayerReader, span: usize) -> Flight {
-    let key = (reader.source_id, span);
-    let mut flights = reader
-        .store
-        .flights
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    if let Some(flight) = flights.get(&key) {
-        return flight.clone();
-    }
-    let (store, source) = (reader.store.clone(), reader.source.clone());
-    // A task of its own: it goes on when the reader that started it was killed.
-    let task = reader.runtime.spawn(async move {
-        let result = fill(&store, &source, span).await.map_err(Arc::new);
-        store
-            .flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key);
-        result
-    });
-    let flight = async move {
-        task.await
-            .unwrap_or_else(|error| Err(Arc::new(FillError::Aborted(error.to_string()))))
-    };
-    let flight = flight.boxed().shared();
-    flights.insert(key, flight.clone());
-    flight
-}
-
-async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(), FillError> {
-    match store.states.get(index) {
-        SpanState::Present => return Ok(()),
-        SpanState::Unverified if is_intact(store, index)? => {
-            store.states.set(index, SpanState::Present);
-            return Ok(());
+        match self {
+            Self::Fetch(error) => !error.is_permanent(),
+            Self::Aborted => true,
+            _ => false,
         }
-        _ => {}
+    }
+
+    /// Whether what arrived was wrong. Once may be a bad line, or a mirror; again and again it is the archive or the registry.
+    pub fn is_wrong_content(&self) -> bool {
+        matches!(self, Self::Decode { .. } | Self::Digest { .. })
+    }
+}
+
+/// Decodes span `index` from `input`, checks it, and shows it. Blocks on the network and the disk.
+pub fn fill(store: &LayerStore, index: usize, input: &mut Input) -> Result<(), FillError> {
+    if store.states.get(index) == SpanState::Present {
+        return Ok(());
     }
     let span = &store.table.spans[index];
     let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
     let mut hasher = SpanHasher::default();
     let mut staged = Staged::new(&store.dir, span.tar_len)?;
-    let range = span.blob_offset..span.blob_offset + span.blob_len;
-    let mut stream = source
-        .range(
-            &clip_registry::Digest::from_sha256(*store.blob_digest.as_bytes()),
-            range,
-        )
-        .await?;
-    while let Some(chunk) = stream.next().await {
+    let (mut at, end) = (span.blob_offset, span.blob_offset + span.blob_len);
+    while at < end {
+        let chunk = input.next(at..end)?;
+        at += chunk.len() as u64;
         let mut written = Ok(());
         let mut write = |decoded: &[u8]| {
             hasher.update(decoded);
@@ -137,7 +91,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
             }
         };
         decoder
-            .push(&chunk?, &mut write)
+            .push(&chunk, &mut write)
             .map_err(|source| decode_error(store, index, source))?;
         written?;
     }
@@ -162,7 +116,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
 }
 
 /// Whether the bytes of a span from before the machine's restart have their digest.
-fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
+pub fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
     let span = &store.table.spans[index];
     let (mut at, mut left) = (store.starts[index], span.tar_len);
     let mut hasher = SpanHasher::default();

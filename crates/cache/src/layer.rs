@@ -1,10 +1,13 @@
 //! [`SpanCache`] and [`LayerReader`]: who holds which file, and the read path.
 
 use crate::{
-    fetch::{self, FillError, Flight},
+    access::{Access, Observer},
+    admission::{Admission, Class},
+    fetch::FillError,
+    flights::{Flight, Flights},
     states::{DataFile, SpanState, SpanStates},
     stats::{CacheStats, Counters},
-    touches::{LayerTouches, Touches},
+    whole::WholeBlobs,
 };
 use clip_archive::{Digest, SeekTable, Window};
 use clip_registry::BlobSource;
@@ -12,6 +15,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
     sync::{
@@ -26,7 +30,10 @@ use tokio::runtime::Handle;
 /// long before it asks again, and then twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// A registry that comes back is noticed within this time.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Content with a wrong digest is fetched so often before a read fails: a broken cache between us and the registry may be
+/// passed by the next time, an archive that does not fit never will.
+const WRONG_CONTENT_TRIES: u32 = 3;
 
 /// Loads a layer's windows when the first span that needs one is decoded.
 pub type Windows = Box<dyn Fn() -> Result<Vec<Window>, String> + Send + Sync>;
@@ -38,6 +45,7 @@ pub struct SpanCache {
     runtime: Handle,
     layers: Mutex<HashMap<Digest, Weak<LayerStore>>>,
     next_source: AtomicU64,
+    admission: Arc<Admission>,
     counters: Arc<Counters>,
 }
 
@@ -59,8 +67,11 @@ pub struct LayerReader {
     pub(crate) store: Arc<LayerStore>,
     pub(crate) source: BlobSource,
     pub(crate) source_id: u64,
+    /// The lane of [`Admission`] in which this reader's requests travel.
+    pub(crate) registry: Arc<str>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) access: Arc<Access>,
     pub(crate) runtime: Handle,
-    touches: Option<Arc<LayerTouches>>,
 }
 
 /// A layer's files, shared by all its readers in this process.
@@ -74,8 +85,8 @@ pub(crate) struct LayerStore {
     pub states: SpanStates,
     pub load_windows: Windows,
     pub windows: OnceLock<Vec<Window>>,
-    /// Fetches under way, by source and span: readers with other credentials do not share a failure.
-    pub flights: Mutex<HashMap<(u64, usize), Flight>>,
+    pub flights: Flights,
+    pub whole: WholeBlobs,
     pub counters: Arc<Counters>,
 }
 
@@ -103,6 +114,7 @@ impl SpanCache {
             runtime,
             layers: Mutex::default(),
             next_source: AtomicU64::new(0),
+            admission: Arc::default(),
             counters: Arc::default(),
         })
     }
@@ -111,12 +123,15 @@ impl SpanCache {
     pub fn layer(&self, spec: LayerSpec, source: BlobSource) -> io::Result<LayerReader> {
         let source_id = self.next_source.fetch_add(1, Ordering::Relaxed);
         let store = self.store(spec)?;
+        let (registry, _) = source.location();
         Ok(LayerReader {
+            access: Arc::new(Access::new(store.table.spans.len())),
             store,
             source,
             source_id,
+            registry: registry.into(),
+            admission: self.admission.clone(),
             runtime: self.runtime.clone(),
-            touches: None,
         })
     }
 
@@ -165,7 +180,8 @@ impl SpanCache {
             states,
             load_windows: spec.windows,
             windows: OnceLock::new(),
-            flights: Mutex::default(),
+            flights: Flights::default(),
+            whole: WholeBlobs::default(),
             counters: self.counters.clone(),
         });
         layers.retain(|_, store| store.strong_count() > 0);
@@ -175,13 +191,6 @@ impl SpanCache {
 }
 
 impl LayerReader {
-    /// The same reader, whose first reads of each span are recorded in `touches` as those of `layer`.
-    pub fn recorded(mut self, touches: &Arc<Touches>, layer: u16) -> Self {
-        let spans = self.store.table.spans.len();
-        self.touches = Some(Arc::new(LayerTouches::new(touches.clone(), layer, spans)));
-        self
-    }
-
     /// Size of the uncompressed layer in bytes.
     pub fn size(&self) -> u64 {
         self.store.table.tar_size
@@ -190,14 +199,13 @@ impl LayerReader {
     /// Reads `buf.len()` bytes at `offset` if every byte is here; false when something must be
     /// fetched first. Never waits for a network. The range must lie inside the layer.
     pub fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
-        let mut spans = self.store.spans_of(offset, buf.len());
-        if let Some(touches) = &self.touches {
-            touches.note(spans.clone());
-        }
-        if !spans.all(|span| self.store.states.get(span) == SpanState::Present) {
+        let spans = self.store.spans_of(offset, buf.len());
+        if !self.copy(&spans, offset, buf)? {
             return Ok(false);
         }
-        self.store.data.read_exact_at(buf, offset)?;
+        if self.access.is_news(&spans) {
+            self.touch(&spans);
+        }
         Counters::add(&self.store.counters.hits, 1);
         Ok(true)
     }
@@ -210,55 +218,134 @@ impl LayerReader {
         buf: &mut [u8],
         deadline: Instant,
     ) -> Result<(), ReadError> {
-        let io_error = |error| ReadError::Io(Arc::new(error));
         if self.read_cached(offset, buf).map_err(io_error)? {
             return Ok(());
         }
         Counters::add(&self.store.counters.misses, 1);
-        let missing = self
-            .store
-            .spans_of(offset, buf.len())
-            .filter(|&span| self.store.states.get(span) != SpanState::Present);
-        let flights: Vec<(usize, Flight)> = missing
-            .map(|span| (span, fetch::join(self, span)))
-            .collect();
-        for (span, flight) in flights {
-            self.wait_for(span, flight, deadline).await?;
+        let spans = self.store.spans_of(offset, buf.len());
+        let mut patience = Patience::until(deadline);
+        let mut is_first = true;
+        loop {
+            let flights = self.join(spans.clone(), Class::Demand);
+            if std::mem::take(&mut is_first) {
+                // Behind the demand, so that it goes first.
+                self.touch(&spans);
+            }
+            patience.wait_for(flights).await?;
+            // What is there may have been evicted before it was read.
+            if self.copy(&spans, offset, buf).map_err(io_error)? {
+                return Ok(());
+            }
         }
-        self.store.data.read_exact_at(buf, offset).map_err(io_error)
     }
 
-    async fn wait_for(
-        &self,
-        span: usize,
-        mut flight: Flight,
-        deadline: Instant,
-    ) -> Result<(), ReadError> {
-        let started = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let landed = tokio::time::timeout_at(deadline.into(), flight).await;
-            let error = match landed.map_err(|_| ReadError::Timeout(started.elapsed()))? {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if !error.may_go_away() || Instant::now() + pause >= deadline {
-                return Err(error.into());
+    /// Tells `observer` each span that this reader touches first from now on; what was touched before counts as
+    /// untouched. Costs nothing where nobody observes.
+    pub fn observe_first_touches(&self, observer: Option<Observer>) {
+        self.access.observe(observer);
+    }
+
+    /// How many spans the layer has.
+    pub fn span_count(&self) -> usize {
+        self.store.table.spans.len()
+    }
+
+    /// The blob's digest as the registry knows it.
+    pub(crate) fn blob(&self) -> clip_registry::Digest {
+        clip_registry::Digest::from_sha256(*self.store.blob_digest.as_bytes())
+    }
+
+    /// Copies the bytes at `offset` to `buf`, if `spans`, which hold them, are all there.
+    fn copy(&self, spans: &Range<usize>, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let is_there = |span| self.store.states.get(span) == SpanState::Present;
+        if !spans.clone().all(is_there) {
+            return Ok(false);
+        }
+        self.store.data.read_exact_at(buf, offset)?;
+        Ok(true)
+    }
+
+    /// Notes that `spans` are read, and fetches ahead what will probably come next.
+    fn touch(&self, spans: &Range<usize>) {
+        let (store, counters) = (&self.store, &self.store.counters);
+        if let Some(ahead) = self.access.touch(&store.table, spans, counters) {
+            // Nobody waits for these.
+            drop(self.join(ahead, Class::ReadAhead));
+        }
+    }
+}
+
+fn io_error(error: io::Error) -> ReadError {
+    ReadError::Io(Arc::new(error))
+}
+
+/// How long and how often a read tries.
+#[derive(Debug)]
+struct Patience {
+    deadline: Instant,
+    started: Instant,
+    pause: Duration,
+    wrong_content: u32,
+    /// Why the last try failed.
+    cause: Option<Arc<FillError>>,
+}
+
+impl Patience {
+    fn until(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            started: Instant::now(),
+            pause: FIRST_PAUSE,
+            wrong_content: 0,
+            cause: None,
+        }
+    }
+
+    /// Waits until all have landed. After a failure that may go away it pauses; the caller then asks again.
+    async fn wait_for(&mut self, flights: Vec<Flight>) -> Result<(), ReadError> {
+        for flight in flights {
+            let landed = tokio::time::timeout_at(self.deadline.into(), flight.landed()).await;
+            match landed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return self.pause_after(error).await,
+                Err(_) => return Err(self.timeout()),
             }
-            if pause == FIRST_PAUSE {
-                let left = deadline.saturating_duration_since(Instant::now()).as_secs();
-                tracing::warn!(%error, "a read waits; trying again for up to {left} s");
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            flight = fetch::join(self, span);
+        }
+        Ok(())
+    }
+
+    async fn pause_after(&mut self, error: Arc<FillError>) -> Result<(), ReadError> {
+        self.wrong_content += u32::from(error.is_wrong_content());
+        let is_bearable =
+            error.may_go_away() || (1..WRONG_CONTENT_TRIES).contains(&self.wrong_content);
+        if !is_bearable || Instant::now() + self.pause >= self.deadline {
+            return Err(error.into());
+        }
+        if self.pause == FIRST_PAUSE {
+            let left = self
+                .deadline
+                .saturating_duration_since(Instant::now())
+                .as_secs();
+            tracing::warn!(%error, "a read waits; trying again for up to {left} s");
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.cause = Some(error);
+        Ok(())
+    }
+
+    /// The time is up. The last cause says more than that.
+    fn timeout(&mut self) -> ReadError {
+        match self.cause.take() {
+            Some(cause) => ReadError::Fill(cause),
+            None => ReadError::Timeout(self.started.elapsed()),
         }
     }
 }
 
 impl LayerStore {
     /// The spans that hold `len` bytes at `offset`.
-    fn spans_of(&self, offset: u64, len: usize) -> std::ops::Range<usize> {
+    fn spans_of(&self, offset: u64, len: usize) -> Range<usize> {
         if len == 0 {
             return 0..0;
         }

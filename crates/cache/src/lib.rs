@@ -17,16 +17,23 @@
 //! the data reached the disk, so every state from before is "unverified": the span's digest is
 //! computed once more before its first use. The same after somebody replaced or cut the data file.
 
+mod access;
+mod admission;
 mod audit;
 mod fetch;
+mod flights;
 mod layer;
+mod prefetch;
+mod read_ahead;
+mod run;
 mod staged;
 mod states;
 mod stats;
-mod touches;
+mod whole;
 
+pub use access::Observer;
 pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit};
 pub use fetch::FillError;
 pub use layer::{LayerReader, LayerSpec, ReadError, SpanCache, Windows};
+pub use prefetch::{Prefetch, Progress};
 pub use stats::CacheStats;
-pub use touches::Touches;

@@ -9,12 +9,18 @@ pub struct CacheStats {
     pub hits: u64,
     /// Reads that had to wait for at least one span.
     pub misses: u64,
+    /// Range requests, not counting repeated and resumed ones.
+    pub requests: u64,
     /// Spans fetched from a registry.
     pub spans_fetched: u64,
     /// Compressed bytes of these spans.
     pub bytes_fetched: u64,
     /// Spans whose fetched content had the wrong digest.
     pub digest_mismatches: u64,
+    /// Spans that were fetched ahead of a reader.
+    pub read_ahead_spans: u64,
+    /// Those that a reader then came to. The others were of no use (yet).
+    pub read_ahead_used: u64,
 }
 
 /// The live counters.
@@ -22,9 +28,12 @@ pub struct CacheStats {
 pub struct Counters {
     pub hits: AtomicU64,
     pub misses: AtomicU64,
+    pub requests: AtomicU64,
     pub spans_fetched: AtomicU64,
     pub bytes_fetched: AtomicU64,
     pub digest_mismatches: AtomicU64,
+    pub read_ahead_spans: AtomicU64,
+    pub read_ahead_used: AtomicU64,
 }
 
 impl Counters {
@@ -37,9 +46,12 @@ impl Counters {
         CacheStats {
             hits: get(&self.hits),
             misses: get(&self.misses),
+            requests: get(&self.requests),
             spans_fetched: get(&self.spans_fetched),
             bytes_fetched: get(&self.bytes_fetched),
             digest_mismatches: get(&self.digest_mismatches),
+            read_ahead_spans: get(&self.read_ahead_spans),
+            read_ahead_used: get(&self.read_ahead_used),
         }
     }
 }

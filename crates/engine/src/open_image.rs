@@ -6,7 +6,7 @@ use clip_archive::{
     erofs::{self, Image},
     profile::Touch,
 };
-use clip_cache::{CacheStats, LayerReader, LayerSpec, SpanCache, Touches};
+use clip_cache::{CacheStats, LayerReader, LayerSpec, SpanCache};
 use clip_fs::{ImageFs, ImageInfo, Layout, Mapped, Session};
 use clip_registry::{
     BlobSource, Client, ClientError, ClientOptions, Credentials, FetchStats, ReferenceError,
@@ -15,7 +15,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::runtime::Handle;
@@ -54,7 +54,8 @@ pub struct OpenedImage {
     pub tree: PathBuf,
     /// Digests of the layers' sections, base first.
     sections: Arc<[Digest]>,
-    touches: Arc<Touches>,
+    /// What a profile that is being recorded has so far.
+    touches: Arc<Mutex<Vec<Touch>>>,
 }
 
 /// Why an image cannot be opened.
@@ -136,12 +137,7 @@ impl Node {
         let archive = Arc::new(read_archive(path)?);
         let tree = self.expand(path, &archive)?;
         let source = self.source_of(&archive, credentials)?;
-        let touches = Arc::new(Touches::default());
         let layers = self.layers_of(path, &archive, &source)?;
-        let layers = (0..)
-            .zip(layers)
-            .map(|(index, layer)| layer.recorded(&touches, index));
-        let layers = layers.collect();
         let head = archive.head();
         let info = ImageInfo {
             name: head.image_name(),
@@ -154,7 +150,7 @@ impl Node {
             source,
             tree: self.state.tree(&head.tree_digest()),
             sections,
-            touches,
+            touches: Arc::default(),
         })
     }
 
@@ -273,22 +269,34 @@ impl OpenedImage {
 
     /// Records from now on which spans are read first, in the cache or not.
     pub fn begin_profile(&self) {
-        self.touches.begin();
+        for (layer, section) in self.fs.layers().iter().zip(self.sections.iter().copied()) {
+            let touches = self.touches.clone();
+            layer.observe_first_touches(Some(Box::new(move |span| {
+                let touch = Touch {
+                    section,
+                    span: span as u32,
+                };
+                lock(&touches).push(touch);
+            })));
+        }
     }
 
     /// What was read since [`begin_profile`](Self::begin_profile). Nothing more is recorded.
     pub fn end_profile(&self) -> StartProfile {
-        let touch = |(layer, span)| Touch {
-            section: self.sections[usize::from(layer)],
-            span,
-        };
-        StartProfile::new(self.touches.end().into_iter().map(touch))
+        for layer in self.fs.layers() {
+            layer.observe_first_touches(None);
+        }
+        StartProfile::new(std::mem::take(&mut *lock(&self.touches)))
     }
 
     /// Requests and compressed bytes that this image caused so far.
     pub fn fetched(&self) -> FetchStats {
         self.source.stats()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read_archive(path: &Path) -> Result<Archive, OpenImageError> {

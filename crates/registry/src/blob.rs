@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub manifest: Option<Digest>,
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
+    /// When a range was last answered with the whole blob.
+    whole_blobs: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,7 @@ impl BlobSource {
             manifest,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            whole_blobs: Mutex::default(),
         };
         BlobSource {
             inner: Arc::new(inner),
@@ -188,6 +191,27 @@ impl BlobSource {
         if let Place::Registry(clients, _) = &self.inner.place {
             clients.expect_renewal();
         }
+    }
+
+    /// Whether ranges are answered with whole blobs here: then reading a blob once from its beginning is cheaper than any
+    /// two ranges. Known from the first such answer on; forgotten after ten minutes, as it may be a proxy's doing.
+    pub fn sends_whole_blobs(&self) -> bool {
+        const MEMORY: Duration = Duration::from_secs(600);
+
+        let seen = *self
+            .inner
+            .whole_blobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        seen.is_some_and(|seen| seen.elapsed() < MEMORY)
+    }
+
+    pub(crate) fn got_whole_blob(&self) {
+        *self
+            .inner
+            .whole_blobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// What this source and its clones have cost so far.

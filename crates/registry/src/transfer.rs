@@ -143,6 +143,12 @@ impl Transfer {
         let length = header(&response, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         match response.status() {
             StatusCode::OK => {
+                let is_more = self
+                    .end
+                    .is_some_and(|end| length.is_none_or(|length| length > end));
+                if self.next > 0 || is_more {
+                    self.source.got_whole_blob();
+                }
                 self.set_total(length)?;
                 Ok(Body {
                     response,

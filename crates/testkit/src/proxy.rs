@@ -1,28 +1,29 @@
 //! What stands between a client and its registry: counts what is asked for, and misbehaves on command.
+//!
+//! [`Mood`] lists what it can do, [`Rule`] to which requests: all, those for blobs, the next few, a random share. Moods
+//! add up: a slow line may also be cut. Connections are kept alive as a registry keeps them, so they can be counted.
+//!
+//! It runs on a thread and a runtime of its own, so that tests with and without a runtime can use it.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod guard;
+mod mood;
+mod relay;
 
-use anyhow::Result;
+pub use mood::{Mood, Rule};
 
-/// How the proxy treats requests, from now on and, where it can, those under way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mood {
-    /// Passes everything on.
-    #[default]
-    Relay,
-    /// Passes everything on, each request after this pause.
-    Slow(Duration),
-    /// Accepts connections and says nothing until the mood changes; then hangs up.
-    Silent,
-    /// Hangs up on every request.
-    HangUp,
-    /// Flips bits in the bodies of blobs.
-    Corrupt,
-}
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use guard::{Tickets, Tokens};
+use mood::Live;
+use tokio::sync::{oneshot, watch};
 
 /// A request that came by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,58 +34,106 @@ pub struct Asked {
     pub path: String,
     /// The value of the header `Range`.
     pub range: Option<String>,
+    /// The value of the header `Authorization`.
+    pub authorization: Option<String>,
+    /// Which connection it came by; they are counted from 0.
+    pub connection: u64,
 }
 
 /// A proxy before one registry, on a free loopback port. It stops when dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    address: SocketAddr,
     shared: Arc<Shared>,
+    /// Dropped with the proxy, which ends its thread.
+    _stop: oneshot::Sender<()>,
 }
 
+/// What all connections know.
 #[derive(Debug)]
 struct Shared {
     upstream: String,
-    mood: Mutex<Mood>,
+    /// As it stands in references.
+    address: SocketAddr,
+    /// Where [`Mood::Redirect`] sends clients: as another server than the registry.
+    store: SocketAddr,
+    rules: watch::Sender<Vec<Live>>,
     asked: Mutex<Vec<Asked>>,
-    stopped: AtomicBool,
+    connections: AtomicU64,
+    open: AtomicU64,
+    body_bytes: AtomicU64,
+    tokens: Tokens,
+    tickets: Tickets,
+    /// When the line of [`Mood::Bandwidth`] is free again.
+    line_free: Mutex<Instant>,
 }
 
 impl Proxy {
     /// A proxy before the registry at `upstream` (`127.0.0.1:PORT`).
     pub fn before(upstream: &str) -> Result<Proxy> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let proxy = Proxy {
-            address: listener.local_addr()?,
-            shared: Arc::new(Shared {
-                upstream: upstream.to_owned(),
-                mood: Mutex::default(),
-                asked: Mutex::default(),
-                stopped: AtomicBool::new(false),
-            }),
+        let listener = || {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            listener.set_nonblocking(true)?;
+            anyhow::Ok(listener)
         };
-        let shared = proxy.shared.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if shared.stopped.load(Ordering::SeqCst) {
-                    break;
-                }
-                let shared = shared.clone();
-                // A side that hangs up in the middle is part of the scene.
-                std::thread::spawn(move || drop(shared.serve(client)));
-            }
+        let (door, store_door) = (listener()?, listener()?);
+        let shared = Arc::new(Shared {
+            upstream: upstream.to_owned(),
+            address: door.local_addr()?,
+            store: store_door.local_addr()?,
+            rules: watch::Sender::default(),
+            asked: Mutex::default(),
+            connections: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            body_bytes: AtomicU64::new(0),
+            tokens: Tokens::default(),
+            tickets: Tickets::default(),
+            line_free: Mutex::new(Instant::now()),
         });
-        Ok(proxy)
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = oneshot::channel();
+        let serving = shared.clone();
+        std::thread::Builder::new()
+            .name("proxy".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = relay::listen(serving.clone(), door) => {}
+                        () = relay::listen(serving, store_door) => {}
+                        // An error only says that the proxy is gone.
+                        _ = stopped => {}
+                    }
+                });
+            })
+            .context("the proxy's thread")?;
+        Ok(Proxy {
+            shared,
+            _stop: stop,
+        })
     }
 
     /// `127.0.0.1:PORT`, as it stands in references.
     pub fn address(&self) -> String {
-        self.address.to_string()
+        self.shared.address.to_string()
     }
 
-    /// Behaves otherwise from now on.
+    /// Treats every request so from now on, and forgets all rules.
     pub fn set(&self, mood: Mood) {
-        *lock(&self.shared.mood) = mood;
+        self.set_rules([Rule::always(mood)]);
+    }
+
+    /// Has these rules from now on, and no others.
+    pub fn set_rules(&self, rules: impl IntoIterator<Item = Rule>) {
+        let rules = rules.into_iter().map(Live::from).collect();
+        self.shared.rules.send_replace(rules);
+    }
+
+    /// Adds a rule to those that hold.
+    pub fn add(&self, rule: Rule) {
+        self.shared
+            .rules
+            .send_modify(|rules| rules.push(rule.into()));
     }
 
     /// What was asked since the start or the last [`Proxy::forget`].
@@ -99,100 +148,26 @@ impl Proxy {
         asked
     }
 
-    /// Begins to count anew.
+    /// Connections that were accepted since the start.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of answers' bodies that were handed on since the start or the last [`Proxy::forget`].
+    pub fn body_bytes(&self) -> u64 {
+        self.shared.body_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Begins to count requests and bytes anew.
     pub fn forget(&self) {
         lock(&self.shared.asked).clear();
+        self.shared.body_bytes.store(0, Ordering::SeqCst);
     }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
-impl Shared {
-    fn mood(&self) -> Mood {
-        *lock(&self.mood)
-    }
-
-    /// One request per connection: the client is told to close, so every request is seen.
-    fn serve(&self, mut client: TcpStream) -> io::Result<()> {
-        let (asked, head) = read_request(&client)?;
-        lock(&self.asked).push(asked.clone());
-        match self.mood() {
-            Mood::HangUp => return Ok(()),
-            Mood::Silent => {
-                while self.mood() == Mood::Silent && !self.stopped.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                return Ok(());
-            }
-            Mood::Slow(pause) => std::thread::sleep(pause),
-            Mood::Relay | Mood::Corrupt => {}
-        }
-        let mut upstream = TcpStream::connect(&self.upstream)?;
-        upstream.write_all(head.as_bytes())?;
-        let mut answer = BufReader::new(upstream);
-        loop {
-            let mut line = Vec::new();
-            answer.read_until(b'\n', &mut line)?;
-            client.write_all(&line)?;
-            if line.len() <= 2 {
-                break;
-            }
-        }
-        self.relay_body(&asked, &mut answer, &mut client)
-    }
-
-    fn relay_body(
-        &self,
-        asked: &Asked,
-        answer: &mut impl Read,
-        client: &mut TcpStream,
-    ) -> io::Result<()> {
-        let mut buf = vec![0; 64 << 10];
-        loop {
-            let len = answer.read(&mut buf)?;
-            match self.mood() {
-                _ if len == 0 => return Ok(()),
-                Mood::HangUp | Mood::Silent => return Ok(()),
-                Mood::Corrupt if asked.path.contains("/blobs/") => buf[len / 2] ^= 0x55,
-                _ => {}
-            }
-            client.write_all(&buf[..len])?;
-        }
-    }
-}
-
-/// The request, and its head with `Connection: close`. Pulling sends no bodies.
-fn read_request(client: &TcpStream) -> io::Result<(Asked, String)> {
-    let mut reader = BufReader::new(client);
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
-    let mut words = first.split_whitespace().map(str::to_owned);
-    let mut asked = Asked {
-        method: words.next().unwrap_or_default(),
-        path: words.next().unwrap_or_default(),
-        range: None,
-    };
-    let mut head = first;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim().split_once(": ") else {
-            break;
-        };
-        match name.to_ascii_lowercase().as_str() {
-            "connection" => continue,
-            "range" => asked.range = Some(value.to_owned()),
-            _ => {}
-        }
-        head += &line;
-    }
-    Ok((asked, head + "Connection: close\r\n\r\n"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

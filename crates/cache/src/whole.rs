@@ -1,0 +1,87 @@
+//! Registries that answer ranges with whole blobs (some caching proxies do).
+//!
+//! The first answer gives them away ([`BlobSource::sends_whole_blobs`]). From then on a layer is read once, from its
+//! beginning to its end, and all its missing spans are filled on the way: any two ranges would cost more.
+//!
+//! [`BlobSource::sends_whole_blobs`]: clip_registry::BlobSource::sends_whole_blobs
+
+use crate::{
+    admission::Class,
+    fetch::FillError,
+    flights::{Flight, Passenger, Run},
+    layer::LayerReader,
+    run,
+    states::SpanState,
+    stats::Counters,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// What a whole blob weighs in the limits: what is under way of it at a time, not its length.
+const WEIGHT: u64 = 4 << 20;
+
+/// The blobs of one layer that are being read whole, by source.
+#[derive(Debug, Default)]
+pub struct WholeBlobs(Mutex<HashMap<u64, Arc<HashMap<usize, Flight>>>>);
+
+/// Lets `passengers` have their spans from the whole blob, which is fetched if nobody does so already.
+pub async fn ride_along(reader: &LayerReader, run: &Run, passengers: Vec<Passenger>) {
+    for passenger in passengers {
+        let landing = match flight_of(reader, passenger.span) {
+            Some(flight) => flight.landed().await,
+            None => Ok(()),
+        };
+        reader.store.flights.land(run, [passenger], &landing);
+    }
+}
+
+/// The flight of `span` with the whole blob; none if the span is there.
+fn flight_of(reader: &LayerReader, span: usize) -> Option<Flight> {
+    let mut blobs = reader.store.whole.lock();
+    if reader.store.states.get(span) == SpanState::Present {
+        return None;
+    }
+    let start = || Arc::new(start(reader));
+    let flights = blobs.entry(reader.source_id).or_insert_with(start);
+    // What it does not bring was there when it started.
+    flights.get(&span).cloned()
+}
+
+fn start(reader: &LayerReader) -> HashMap<usize, Flight> {
+    let is_missing = |&span: &usize| reader.store.states.get(span) != SpanState::Present;
+    let (run, flights) = Run::of_all(
+        reader.source_id,
+        (0..reader.span_count()).filter(is_missing),
+    );
+    reader
+        .runtime
+        .spawn(carry_out(reader.clone(), Arc::new(run)));
+    flights
+}
+
+async fn carry_out(reader: LayerReader, run: Arc<Run>) {
+    let admission = &reader.admission;
+    let ticket = admission
+        .admit(&reader.registry, Class::Demand, WEIGHT)
+        .await;
+    let passengers = run.depart(0);
+    Counters::add(&reader.store.counters.requests, 1);
+    match reader.source.stream(&reader.blob()).await {
+        Ok(stream) => run::transfer(&reader, &run, ticket, passengers, stream, 0).await,
+        Err(error) => run::land_all(
+            &reader,
+            &run,
+            passengers,
+            &Arc::new(FillError::Fetch(error)),
+        ),
+    }
+    reader.store.whole.lock().remove(&reader.source_id);
+}
+
+impl WholeBlobs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<HashMap<usize, Flight>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
