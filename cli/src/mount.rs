@@ -6,7 +6,7 @@ use crate::{
     archive_source::{Opened, SourceArgs},
     common::CommonArgs,
     failure::Failure,
-    umount, units,
+    profile, umount, units,
 };
 use clap::{Args, ValueEnum};
 use clip_engine::{Digest, Layout, MountOptions, Session, mount_points};
@@ -53,6 +53,14 @@ pub struct MountArgs {
     #[arg(long, value_enum, default_value = "auto", env = "CLIP_ENGINE")]
     engine: Engine,
 
+    /// Fetch ahead what this profile names, as `clip profile record` made it. What readers wait for goes first.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+
+    /// Then fetch everything else while nobody waits: afterwards the registry may be gone.
+    #[arg(long)]
+    complete: bool,
+
     /// Set by --background for the process that serves.
     #[arg(long, hide = true, env = READY_ON_STDOUT, value_parser = clap::builder::FalseyValueParser::new())]
     ready_on_stdout: bool,
@@ -92,6 +100,7 @@ pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
 
 fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     let started = Instant::now();
+    let profile = args.profile.as_deref().map(profile::read).transpose()?;
     let opened = args.source.open(common.verbose)?;
     // Before the mount is there: a signal from now on unmounts it instead of leaving it behind.
     let signals = EndSignals::catch(&opened).map_err(Failure::local)?;
@@ -102,6 +111,11 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
         allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
     };
     let session = mount(&opened, &args.dir, args.engine, options)?;
+    let runtime = opened.runtime.handle();
+    let ahead = (profile.is_some() || args.complete).then(|| {
+        let profile = profile.unwrap_or_default();
+        opened.image.fetch_ahead(profile, args.complete, runtime)
+    });
     if args.ready_on_stdout {
         announce_ready();
     } else {
@@ -122,6 +136,7 @@ fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     session.join().map_err(|error| {
         Failure::local(format!("serving {} failed: {error}", args.dir.display()))
     })?;
+    drop(ahead);
     if common.verbose {
         let fetched = opened.image.fetched();
         eprintln!(

@@ -1,5 +1,6 @@
-//! `clip profile record|show`: which parts of an image a container reads first.
+//! `clip profile record|show|apply`: which parts of an image a container reads first.
 
+mod apply;
 mod record;
 mod show;
 
@@ -22,6 +23,7 @@ pub struct ProfileArgs {
 enum ProfileCommand {
     Record(record::RecordArgs),
     Show(show::ShowArgs),
+    Apply(apply::ApplyArgs),
 }
 
 /// Runs the command.
@@ -29,6 +31,7 @@ pub fn run(common: &CommonArgs, args: ProfileArgs) -> Result<(), Failure> {
     match args.command {
         ProfileCommand::Record(args) => record::run(common, &args),
         ProfileCommand::Show(args) => show::run(&args),
+        ProfileCommand::Apply(args) => apply::run(common, &args),
     }
 }
 

@@ -16,6 +16,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::Prefetch;
+
 /// What the user asks for.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -92,6 +94,12 @@ pub struct ClipImageSpec {
     /// own over them); Empty gives three empty directories, which a read-only root needs as mount points.
     #[serde(default)]
     pub runtime_dirs: RuntimeDirs,
+
+    /// What nodes fetch of the image before a container reads it. Profile: what earlier starts read first, as nodes
+    /// recorded it. All: that, and then everything else while no reader waits, after which the registry may be gone.
+    /// None: nothing. A pod's volume attribute prefetch takes its place.
+    #[serde(default)]
+    pub prefetch: Prefetch,
 
     /// Where the archive is kept.
     #[serde(default)]

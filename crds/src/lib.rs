@@ -5,10 +5,12 @@
 
 pub mod clip_image;
 pub mod condition;
+pub mod prefetch;
 pub mod quantity;
 pub mod volume_attributes;
 
 pub use clip_image::{ClipImage, ClipImageSpec, ClipImageStatus};
+pub use prefetch::Prefetch;
 pub use volume_attributes::{PodInfo, VolumeAttributes, VolumeAttributesError, VolumeSource};
 
 /// The API group, and the prefix of our labels and annotations.

@@ -9,6 +9,7 @@
 //!     volumeAttributes:
 //!       clipImage: python          # a ClipImage of the pod's namespace; or  image: python:3.12
 //!       path: usr/lib/python3      # optional: mount this directory of the image as the volume's root
+//!       prefetch: All              # optional: None, Profile or All, in place of the ClipImage's spec.prefetch
 //! ```
 //!
 //! The kubelet adds keys of its own below `csi.storage.k8s.io/` (kubernetes/pkg/volume/csi/csi_mounter.go);
@@ -16,8 +17,10 @@
 
 use std::fmt;
 
+use crate::Prefetch;
+
 /// The keys that a user may write, in the order in which they are documented.
-pub const VALID_KEYS: [&str; 3] = ["clipImage", "image", "path"];
+pub const VALID_KEYS: [&str; 4] = ["clipImage", "image", "path", "prefetch"];
 
 /// Everything below this prefix is written by the kubelet.
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
@@ -30,6 +33,8 @@ pub struct VolumeAttributes {
     /// Directory of the image that becomes the volume's root, without leading or trailing `/`;
     /// `None` is the image's own root.
     pub path: Option<String>,
+    /// What to fetch before it is read; `None` is as the image's `ClipImage` says.
+    pub prefetch: Option<Prefetch>,
     /// For whom, as the kubelet says.
     pub pod: PodInfo,
 }
@@ -138,7 +143,7 @@ impl VolumeAttributes {
         pairs.sort_unstable();
 
         let mut pod = PodInfo::default();
-        let (mut clip_image, mut image, mut path) = (None, None, None);
+        let (mut clip_image, mut image, mut path, mut prefetch) = (None, None, None, None);
         for (key, value) in pairs {
             if let Some(key) = key.strip_prefix(KUBELET_PREFIX) {
                 pod.set(key, value);
@@ -148,6 +153,7 @@ impl VolumeAttributes {
                 "clipImage" => clip_image = Some(parse_name(value)?),
                 "image" => image = Some(parse_reference(value)?),
                 "path" => path = parse_path(value)?,
+                "prefetch" => prefetch = Some(parse_prefetch(value)?),
                 _ => {
                     return Err(VolumeAttributesError::Unknown {
                         key: key.to_owned(),
@@ -162,7 +168,12 @@ impl VolumeAttributes {
             (None, None) => return Err(VolumeAttributesError::NoSource),
             (Some(_), Some(_)) => return Err(VolumeAttributesError::TwoSources),
         };
-        Ok(Self { source, path, pod })
+        Ok(Self {
+            source,
+            path,
+            prefetch,
+            pod,
+        })
     }
 }
 
@@ -229,6 +240,14 @@ fn parse_path(value: &str) -> Result<Option<String>, VolumeAttributesError> {
         None
     } else {
         Some(parts.join("/"))
+    })
+}
+
+fn parse_prefetch(value: &str) -> Result<Prefetch, VolumeAttributesError> {
+    value.parse().map_err(|()| VolumeAttributesError::Invalid {
+        key: "prefetch",
+        value: value.to_owned(),
+        expected: "write None, Profile or All",
     })
 }
 
@@ -305,18 +324,22 @@ mod tests {
 
     #[test]
     fn every_mistake_is_answered_with_its_remedy() {
-        let cases: [(&[(&str, &str)], &str); 9] = [
+        let cases: [(&[(&str, &str)], &str); 10] = [
+            (
+                &[("image", "a"), ("prefetch", "all")],
+                "volume attribute prefetch is \"all\": write None, Profile or All",
+            ),
             (
                 &[("clipimage", "a")],
-                "unknown volume attribute \"clipimage\" (did you mean clipImage?); valid attributes are clipImage, image, path",
+                "unknown volume attribute \"clipimage\" (did you mean clipImage?); valid attributes are clipImage, image, path, prefetch",
             ),
             (
                 &[("imgae", "a")],
-                "unknown volume attribute \"imgae\" (did you mean image?); valid attributes are clipImage, image, path",
+                "unknown volume attribute \"imgae\" (did you mean image?); valid attributes are clipImage, image, path, prefetch",
             ),
             (
                 &[("pullPolicy", "Always"), ("image", "a")],
-                "unknown volume attribute \"pullPolicy\"; valid attributes are clipImage, image, path",
+                "unknown volume attribute \"pullPolicy\"; valid attributes are clipImage, image, path, prefetch",
             ),
             (
                 &[],

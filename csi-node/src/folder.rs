@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clip_crds::VolumeSource;
+use clip_crds::{Prefetch, VolumeSource};
 use clip_registry::Digest;
 
 use crate::archives::digest_of_file;
@@ -43,6 +43,7 @@ impl Folder {
             digest,
             size: None,
             places: vec![Place::File(file)],
+            prefetch: Prefetch::default(),
         }))
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use clip_crds::Prefetch;
 use clip_registry::{Credentials, Digest};
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -43,6 +44,8 @@ struct Base {
     archive: LocalArchive,
     point: PathBuf,
     login: Login,
+    /// The most that any pod asked for, and what the server was told.
+    prefetch: Prefetch,
     /// Which life of the server serves it; `None` while it is not mounted.
     served_by: Option<u64>,
     summary: Summary,
@@ -72,6 +75,8 @@ pub struct Binding {
     pub target: PathBuf,
     /// Docker configuration with credentials for the image's registry.
     pub credentials: Option<Secret>,
+    /// What to fetch before it is read.
+    pub prefetch: Prefetch,
 }
 
 /// What is bound to a target.
@@ -143,7 +148,24 @@ impl Mounts {
             self.hand_over(base, credentials).await?;
         }
         self.ensure_served(base).await?;
+        self.fetch_ahead(base, binding.prefetch).await;
         self.bind(base, &binding.target, &binding.path).await
+    }
+
+    /// Tells the server to fetch as much before it is read, if that is more than what it was told. Nothing depends on it.
+    async fn fetch_ahead(&self, base: &mut Base, prefetch: Prefetch) {
+        if prefetch <= base.prefetch {
+            return;
+        }
+        base.prefetch = prefetch;
+        let archive_digest = base.archive.digest.clone();
+        let command = Command::Prefetch {
+            archive_digest,
+            prefetch,
+        };
+        if let Err(error) = self.serve.ask(command, None).await {
+            tracing::warn!(archive = %base.archive.digest, %error, "nothing is fetched ahead");
+        }
     }
 
     /// Takes over the targets of an earlier life, without touching them: [`Mounts::heal`] mounts them anew.
@@ -169,6 +191,17 @@ impl Mounts {
         match base {
             Some(base) => self.release(&mut *base.lock().await, target).await,
             None => clear_target(target).await,
+        }
+    }
+
+    /// What to fetch of a mounted archive before it is read.
+    pub async fn prefetch(&self, archive: &Digest, prefetch: Prefetch) {
+        let Some(base) = self.archives().get(archive).cloned() else {
+            return;
+        };
+        let mut base = base.lock().await;
+        if !base.retired {
+            self.fetch_ahead(&mut base, prefetch).await;
         }
     }
 
@@ -284,6 +317,8 @@ impl Mounts {
         };
         base.summary = self.serve.ask(command, Some(descriptor)).await?;
         base.served_by = Some(generation);
+        let prefetch = std::mem::replace(&mut base.prefetch, Prefetch::None);
+        self.fetch_ahead(base, prefetch).await;
         for (target, path) in base.targets.clone() {
             if let Err(error) = self.bind(base, &target, &path).await {
                 tracing::error!(volume = %target.display(), %error, "cannot bind the pod's volume again");
@@ -371,6 +406,7 @@ impl Base {
             archive,
             point,
             login: Login::default(),
+            prefetch: Prefetch::None,
             served_by: None,
             summary: Summary::default(),
             targets: BTreeMap::new(),

@@ -178,6 +178,7 @@ impl Publisher {
             return;
         };
         let (publisher, credentials) = (self.clone(), request.credentials.clone());
+        let prefetch = request.attributes.prefetch;
         tokio::spawn(async move {
             if let Some(credentials) = credentials {
                 publisher
@@ -186,6 +187,10 @@ impl Publisher {
                     .await;
             }
             publisher.mounts.heal_archive(&bound.archive).await;
+            // Forgotten when this process was started again.
+            if let Some(prefetch) = prefetch {
+                publisher.mounts.prefetch(&bound.archive, prefetch).await;
+            }
         });
     }
 
@@ -195,6 +200,7 @@ impl Publisher {
         archive: ArchiveRef,
         _held: Held,
     ) -> Result<(), PublishError> {
+        let prefetch = request.attributes.prefetch.unwrap_or(archive.prefetch);
         let archive = self
             .archives
             .ensure(&archive, request.credentials.as_ref())
@@ -204,6 +210,7 @@ impl Publisher {
             path: path_of(&request).to_owned(),
             target: request.target.clone(),
             credentials: request.credentials,
+            prefetch,
         };
         let attached = self.mounts.attach(&binding).await;
         if let Err(AttachError::Serve(ServeError::Refused(refusal))) = &attached

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clip_crds::clip_image::Artifact;
 use clip_crds::condition::{READY, STALLED};
-use clip_crds::{ClipImage, VolumeSource};
+use clip_crds::{ClipImage, Prefetch, VolumeSource};
 use clip_registry::{Digest, Reference};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -29,6 +29,8 @@ pub struct ArchiveRef {
     pub size: Option<u64>,
     /// Where it can be had, besides the archive service.
     pub places: Vec<Place>,
+    /// What to fetch of its image before it is read, unless the volume says otherwise.
+    pub prefetch: Prefetch,
 }
 
 /// A place that has an archive.
@@ -266,7 +268,7 @@ pub fn judge(image: &ClipImage, platform: &str) -> Result<Verdict, ResolveError>
     // A platform that the spec names is meant, even if this node could not run it: the pod wants the files.
     let named = image.spec.platforms.first().map(String::as_str);
     if let Some(artifact) = of(platform).or_else(|| of(named?)) {
-        return archive_of(&what, artifact).map(Verdict::Ready);
+        return archive_of(&what, artifact, image.spec.prefetch).map(Verdict::Ready);
     }
     let condition = |kind: &str| {
         status
@@ -330,7 +332,11 @@ fn speaks_of_present_image(image: &ClipImage) -> bool {
     }
 }
 
-fn archive_of(what: &str, artifact: &Artifact) -> Result<ArchiveRef, ResolveError> {
+fn archive_of(
+    what: &str,
+    artifact: &Artifact,
+    prefetch: Prefetch,
+) -> Result<ArchiveRef, ResolveError> {
     let digest = artifact
         .digest
         .parse()
@@ -351,6 +357,7 @@ fn archive_of(what: &str, artifact: &Artifact) -> Result<ArchiveRef, ResolveErro
         digest,
         size: u64::try_from(artifact.size).ok(),
         places,
+        prefetch,
     })
 }
 

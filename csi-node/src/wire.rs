@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::{fmt, slice};
 
+use clip_crds::Prefetch;
 use clip_registry::Digest;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -53,6 +54,14 @@ pub enum Command {
         archive_digest: Digest,
         /// Credentials for the image's registry.
         login: Login,
+    },
+    /// Fetch this much of a served archive before it is read.
+    #[serde(rename_all = "camelCase")]
+    Prefetch {
+        /// Which archive.
+        archive_digest: Digest,
+        /// What.
+        prefetch: Prefetch,
     },
     /// Read a served archive with these credentials from now on; what is mounted stays as it is.
     #[serde(rename_all = "camelCase")]

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::routing::get;
+use clip_crds::Prefetch;
 use clip_csi_node::archive_sources::{FetchError, Sources};
 use clip_csi_node::archives::Archives;
 use clip_csi_node::profiles::ProfileFiles;
@@ -123,6 +124,7 @@ fn wanted(places: Vec<Place>) -> ArchiveRef {
         digest: Digest::sha256_of(CONTENT),
         size: None,
         places,
+        prefetch: Prefetch::default(),
     }
 }
 

@@ -6,7 +6,7 @@
 //!   before. Creating the Job twice, also by two operators, gives one Job.
 
 use clip_crds::{
-    ClipImage, ClipImageSpec, REQUESTED_AT,
+    ClipImage, ClipImageSpec, Prefetch, REQUESTED_AT,
     clip_image::{PublishType, RuntimeDirs},
     quantity,
 };
@@ -44,7 +44,9 @@ pub fn content_key(spec: &ClipImageSpec, default_platform: &str) -> String {
 /// `clip-index-` and a hash of (uid, spec, request, attempt).
 pub fn job_name(image: &ClipImage, attempt: i32) -> String {
     let spec = ClipImageSpec {
+        // Neither changes the archive.
         suspend: None,
+        prefetch: Prefetch::default(),
         ..image.spec.clone()
     };
     let hash = short_hash(&(

@@ -30,7 +30,7 @@ fn mounted_as(scene: &Scene, engine: &str) -> (String, String) {
         "image.clip",
         "mnt",
     ]);
-    let _mounted = Mounted::at(&scene.path("mnt"));
+    let _mounted = Mounted::at(scene.path("mnt"));
     let mount = mount_points::at(&scene.path("mnt")).unwrap().unwrap();
     let content = std::fs::read_to_string(scene.path("mnt/file-0"));
     assert_eq!(content.unwrap(), "0");

@@ -1,7 +1,12 @@
 //! What a start reads first is written down.
 
-use crate::scene::{Said, Scene};
-use clip_testkit::layout::{self, Flaw, Layer};
+use crate::scene::{PATIENCE, Published, Said, Scene, publish};
+use clip_testkit::{
+    guard::wait_until,
+    layout::{self, Flaw, Layer},
+    proxy::Mood,
+};
+use std::{os::unix::fs::FileExt, time::Duration};
 
 /// An archive of two layers whose files have spans of their own.
 fn image(scene: &Scene) {
@@ -97,4 +102,70 @@ fn a_server_that_never_ends_is_asked_to() {
     let said = record(&scene, &["--seconds", "1"], &forever);
     assert_eq!(said.code, 0, "{said:?}");
     assert_eq!(shown(&scene), [(1, 1)]);
+}
+
+/// The requests for blobs that reach the registry when the file `a` is read from a fresh mount with these options.
+fn requests_of_a_read(scene: &Scene, published: &Published, options: &[&str]) -> usize {
+    let mount = [&["--state-dir", "fresh"], options, &["image.clip", "mnt"]].concat();
+    let server = scene.mount(mount);
+    if options.is_empty() {
+        published.proxy.forget();
+    } else {
+        // Fetched ahead, by nobody's read.
+        wait_until("the start is there", PATIENCE, || {
+            let before = published.proxy.ranges().len();
+            std::thread::sleep(Duration::from_millis(300));
+            before > 0 && published.proxy.ranges().len() == before
+        })
+        .unwrap();
+        published.proxy.forget();
+    }
+    // One byte: whoever reads on has more fetched ahead of him.
+    let mut first = [0];
+    let file = std::fs::File::open(server.path().join("a")).unwrap();
+    file.read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(first[0], layout::noise(3 << 20, 1)[0]);
+    drop(server);
+    std::fs::remove_dir_all(scene.path("fresh")).unwrap();
+    published.proxy.ranges().len()
+}
+
+#[test]
+fn what_was_recorded_is_there_before_it_is_read() {
+    let scene = Scene::new();
+    let layer = Layer::new()
+        .file("a", layout::noise(3 << 20, 1))
+        .file("b", layout::noise(9 << 20, 2));
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    let published = publish(&layout);
+    scene.ok(["index", &published.reference, "image.clip"]);
+    scene.dir("mnt");
+    assert_eq!(record(&scene, &[], &["head", "-c", "1", "{}/a"]).code, 0);
+
+    assert!(requests_of_a_read(&scene, &published, &[]) > 0);
+    let replayed = ["--profile", "start.profile"];
+    assert_eq!(requests_of_a_read(&scene, &published, &replayed), 0);
+
+    scene.ok([
+        "profile",
+        "apply",
+        "--state-dir",
+        "fresh",
+        "image.clip",
+        "start.profile",
+    ]);
+    assert_eq!(requests_of_a_read(&scene, &published, &[]), 0, "applied");
+}
+
+#[test]
+fn a_completed_image_needs_no_registry() {
+    let scene = Scene::new();
+    let layer = Layer::new().file("a", layout::noise(30 << 20, 1));
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    let published = publish(&layout);
+    scene.ok(["index", &published.reference, "image.clip"]);
+    scene.ok(["profile", "apply", "--all", "image.clip"]);
+    published.proxy.set(Mood::HangUp);
+    let said = scene.ok(["cat", "image.clip", "/a"]);
+    assert!(said.raw == layout::noise(30 << 20, 1));
 }

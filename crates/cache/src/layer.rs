@@ -245,6 +245,11 @@ impl LayerReader {
         self.access.observe(observer);
     }
 
+    /// Compressed bytes of a span.
+    pub fn span_bytes(&self, span: usize) -> u64 {
+        self.store.table.spans[span].blob_len
+    }
+
     /// How many spans the layer has.
     pub fn span_count(&self) -> usize {
         self.store.table.spans.len()

@@ -47,6 +47,18 @@ struct Done {
 }
 
 impl LayerReader {
+    /// Fetches those of `spans` that are missing, for readers that will come any moment: beside what readers wait for now,
+    /// and behind it where both wait.
+    ///
+    /// # Errors
+    /// With the first failure; nothing is tried again.
+    pub async fn fetch_soon(&self, spans: Range<usize>) -> Result<(), Arc<FillError>> {
+        for flight in self.join(spans, Class::ReadAhead) {
+            flight.landed().await?;
+        }
+        Ok(())
+    }
+
     /// Fetches those of `spans` that are missing, in this order. Neighbours that follow each other travel together.
     ///
     /// # Panics

@@ -4,6 +4,7 @@
 //! Everything else in this crate serves these two: progress for people, errors with the reason that
 //! a Kubernetes condition shows, and the state directory of a node.
 
+mod fetch_ahead;
 mod index_image;
 mod layer_content;
 mod open_image;
@@ -11,13 +12,14 @@ mod reuse;
 mod state_dir;
 mod verify;
 
-pub use clip_archive::{Archive, Digest, RuntimeDirs};
+pub use clip_archive::{Archive, Digest, RuntimeDirs, StartProfile};
 pub use clip_cache::{CacheAudit, DamagedSpan, SpanDamage};
 pub use clip_fs::{
     ImageFs, KernelMount, Layout, MountOptions, Session, mount_points, set_read_ahead,
 };
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;
+pub use fetch_ahead::FetchAhead;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};
 pub use open_image::{Node, NodeOptions, OpenImageError, OpenedImage};
 pub use state_dir::StateDir;

@@ -53,7 +53,7 @@ pub struct OpenedImage {
     /// The expanded tree, a file.
     pub tree: PathBuf,
     /// Digests of the layers' sections, base first.
-    sections: Arc<[Digest]>,
+    pub(crate) sections: Arc<[Digest]>,
     /// What a profile that is being recorded has so far.
     touches: Arc<Mutex<Vec<Touch>>>,
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use clip_crds::Prefetch;
 use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{
     self, Command, Login, Outcome, Reason, Refusal, Reply, Request, Secret, Summary,
@@ -163,6 +164,10 @@ impl Server {
                 archive_digest,
                 login,
             } => self.serve(id, &archive, archive_digest, login, descriptor),
+            Command::Prefetch {
+                archive_digest,
+                prefetch,
+            } => self.reply(id, self.fetch_ahead(&archive_digest, prefetch)),
             Command::RenewCredentials {
                 archive_digest,
                 docker_config_json,
@@ -217,12 +222,23 @@ impl Server {
         });
     }
 
-    fn renew(&self, archive: &Digest, docker_config: Secret) -> Result<Summary, Refusal> {
+    fn fetch_ahead(&self, archive: &Digest, prefetch: Prefetch) -> Result<Summary, Refusal> {
+        let served = self.find(archive)?;
+        let profile = self.profiles.published(archive);
+        served.fetch_ahead(prefetch, &profile, &self.runtime);
+        Ok(served.summary())
+    }
+
+    fn find(&self, archive: &Digest) -> Result<Arc<Served>, Refusal> {
         let served = self.served().get(archive).cloned();
-        let served = served.ok_or_else(|| Refusal {
+        served.ok_or_else(|| Refusal {
             reason: Reason::NotServed,
             message: format!("archive {archive} is not served"),
-        })?;
+        })
+    }
+
+    fn renew(&self, archive: &Digest, docker_config: Secret) -> Result<Summary, Refusal> {
+        let served = self.find(archive)?;
         served.renew_credentials(docker_config)?;
         Ok(served.summary())
     }

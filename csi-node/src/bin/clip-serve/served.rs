@@ -3,17 +3,23 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use clip_crds::Prefetch;
 use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Summary};
-use clip_engine::{Layout, Node, OpenImageError, OpenedImage, Session, StateDir};
+use clip_engine::{
+    FetchAhead, Layout, Node, OpenImageError, OpenedImage, Session, StartProfile, StateDir,
+};
 use clip_registry::{ClientError, Credentials, Digest};
+use tokio::runtime::Handle;
 
 /// An image that is being served over one FUSE connection.
 #[derive(Debug)]
 pub struct Served {
     digest: Digest,
     image: OpenedImage,
+    /// What is fetched before it is read.
+    ahead: Mutex<Option<FetchAhead>>,
     /// Where the recording of the start goes, while there is one.
     recording: Mutex<Option<PathBuf>>,
 }
@@ -53,6 +59,7 @@ impl Served {
         let served = Served {
             digest,
             image,
+            ahead: Mutex::default(),
             recording: Mutex::default(),
         };
         Ok((served, session))
@@ -66,23 +73,30 @@ impl Served {
         Ok(())
     }
 
+    /// Fetches ahead, in place of what was fetched ahead until now. `profile` is the file with what other nodes recorded,
+    /// where they did.
+    pub fn fetch_ahead(&self, prefetch: Prefetch, profile: &Path, runtime: &Handle) {
+        let profile = match prefetch {
+            Prefetch::None => None,
+            Prefetch::Profile | Prefetch::All => read_profile(profile),
+        };
+        let rest = prefetch == Prefetch::All;
+        let ahead = (rest || profile.is_some()).then(|| {
+            self.image
+                .fetch_ahead(profile.unwrap_or_default(), rest, runtime)
+        });
+        *lock(&self.ahead) = ahead;
+    }
+
     /// Records what is read first, to be written to `file` by [`end_recording`](Self::end_recording).
     pub fn record(&self, file: PathBuf) {
         self.image.begin_profile();
-        *self
-            .recording
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(file);
+        *lock(&self.recording) = Some(file);
     }
 
     /// Writes down what was read, if it is being recorded and something was.
     pub fn end_recording(&self) {
-        let recording = self
-            .recording
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(file) = recording else {
+        let Some(file) = lock(&self.recording).take() else {
             return;
         };
         let profile = self.image.end_profile();
@@ -115,6 +129,21 @@ impl Served {
             Err(error) => tracing::warn!(%archive, %error, "the connection ended with an error"),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// None where nobody has recorded a start, or the file is broken: it is a hint.
+fn read_profile(path: &Path) -> Option<StartProfile> {
+    let json = std::fs::read(path).ok()?;
+    let profile = StartProfile::parse(&json);
+    profile
+        .inspect_err(
+            |error| tracing::warn!(path = %path.display(), %error, "start profile not used"),
+        )
+        .ok()
 }
 
 fn credentials(Secret(docker_config): Secret) -> Credentials {
