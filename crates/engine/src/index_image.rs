@@ -259,8 +259,9 @@ async fn index_layer(
     let decoding = tokio::task::spawn_blocking(move || {
         let mut indexer = LayerIndexer::new(info, limits);
         while let Some(chunk) = received.blocking_recv() {
-            indexer.push(&chunk)?;
-            progress.advanced(index, chunk.len() as u64);
+            let bytes = chunk.len() as u64;
+            indexer.push(chunk)?;
+            progress.advanced(index, bytes);
         }
         indexer.finish()
     });
