@@ -33,7 +33,7 @@ pub struct IndexOptions {
     /// How large spans may be.
     pub span_limits: SpanLimits,
     /// Earlier archives, which are believed: layers that they describe are not downloaded.
-    pub reuse: Arc<[Archive]>,
+    pub reuse: Vec<Archive>,
 }
 
 impl Default for IndexOptions {
@@ -42,7 +42,7 @@ impl Default for IndexOptions {
             platform: Platform::host(),
             runtime_dirs: RuntimeDirs::default(),
             span_limits: SpanLimits::default(),
-            reuse: Arc::default(),
+            reuse: Vec::new(),
         }
     }
 }
