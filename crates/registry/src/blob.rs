@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     pub manifest: Option<Digest>,
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
+    /// A range was asked for, and the whole blob came.
+    pub sends_whole_blobs: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,7 @@ impl BlobSource {
             manifest,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            sends_whole_blobs: AtomicBool::new(false),
         };
         BlobSource {
             inner: Arc::new(inner),
@@ -226,6 +229,10 @@ impl BlobSource {
         Ok(BlobStream(stream))
     }
 
+    pub(crate) fn note_whole_blob(&self) {
+        self.inner.sends_whole_blobs.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn count_request(&self) {
         self.inner.requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -241,6 +248,14 @@ impl std::fmt::Display for BlobSource {
             Place::Registry(_, repository) => repository.fmt(f),
             Place::Layout(dir) => write!(f, "{LAYOUT_REGISTRY} {}", dir.display()),
         }
+    }
+}
+
+impl BlobStream {
+    pub(crate) fn new(
+        chunks: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
+    ) -> Self {
+        Self(chunks.boxed())
     }
 }
 

@@ -143,6 +143,9 @@ impl Transfer {
         let length = header(&response, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         match response.status() {
             StatusCode::OK => {
+                if self.next > 0 || self.end.is_some() {
+                    self.source.note_whole_blob();
+                }
                 self.set_total(length)?;
                 Ok(Body {
                     response,
