@@ -5,6 +5,7 @@
 //! fetching and decoding the whole layer.
 
 use crate::{
+    mounted::Mounted,
     peers,
     relay::Passed,
     rows::Row,
@@ -16,7 +17,7 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -220,44 +221,4 @@ fn sample(root: &Path, count: usize) -> Result<Vec<PathBuf>> {
     Ok((0..count)
         .map(|turn| files[turn * files.len() / count].clone())
         .collect())
-}
-
-/// A server in the foreground; stopped and waited for when dropped.
-struct Mounted(Child);
-
-impl Mounted {
-    fn start(mut command: Command, dir: &Path) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !is_mounted(dir)? {
-            if let Some(status) = child.try_wait()? {
-                anyhow::bail!("{command:?} ended with {status}");
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{command:?} did not mount within 30 s"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(Self(child))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
-fn is_mounted(dir: &Path) -> Result<bool> {
-    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table
-        .lines()
-        .any(|line| line.split(' ').nth(4) == dir.to_str()))
 }

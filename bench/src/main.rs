@@ -7,6 +7,8 @@
 mod archive_size;
 mod cold_read;
 mod index;
+mod many_files;
+mod mounted;
 mod peers;
 mod relay;
 mod rows;
@@ -31,9 +33,10 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 3] = [
+const BENCHES: [(&str, Bench); 4] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
+    ("many-files", many_files::run),
     ("cold-read", cold_read::run),
 ];
 

@@ -56,6 +56,12 @@ impl Row {
         self
     }
 
+    /// Says how to read the value.
+    pub fn with_note(mut self, note: &str) -> Self {
+        self.note = Some(note.to_owned());
+        self
+    }
+
     /// A system that could not be measured.
     pub fn missing(bench: &'static str, case: &str, system: &'static str, why: &str) -> Self {
         Self {
