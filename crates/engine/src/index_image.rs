@@ -316,9 +316,10 @@ fn write_archive(sections: Vec<Arc<LayerSection>>, info: ImageInfo) -> Result<Ve
         .iter()
         .map(|section| section.seek.tar_size)
         .collect();
+    // Only a layer that the image uses twice is there twice.
     let entries = sections
-        .iter()
-        .map(|section| section.entries.clone())
+        .into_iter()
+        .map(|section| Arc::unwrap_or_clone(section).entries)
         .collect();
     let tree = clip_archive::merge(entries, tar_sizes, info.runtime_dirs)
         .map_err(|error| IndexError::Tree(error.to_string()))?;
