@@ -1,13 +1,15 @@
 //! What indexing costs: processor time, wall time and memory, from an OCI layout on disk.
 //!
 //! Beside it: decoding the same layers with `gzip`, with libdeflate (the fastest decoder of whole
-//! files) and with `igzip`, each alone and without hashing anything; and the origin's indexer.
+//! files) and with `igzip`, each alone and without hashing anything; the machine's floor, which is
+//! libdeflate and OpenSSL's SHA-256 of what must be hashed, the blobs and their tars; and the origin's
+//! indexer.
 
 use crate::{
     peers,
     rows::Row,
-    run::{Cost, best_of},
-    world::{IMAGES, World},
+    run::{Cost, best_of, timed},
+    world::{IMAGES, LARGE, World, has_sha_instructions},
 };
 use anyhow::Result;
 use std::{path::PathBuf, process::Command};
@@ -15,12 +17,38 @@ use std::{path::PathBuf, process::Command};
 const BENCH: &str = "index";
 const RUNS: usize = 3;
 const PEAK_BYTES: f64 = 100e6;
+/// Of each connection to the slow registry, bytes a second: as from a busy one on the internet.
+const SLOW_CONNECTION: f64 = 10e6;
+const ONE_LAYER: &str = "debian-min";
 
-/// A decoder, how it is called, and how many times its processor time indexing may take.
-const DECODERS: [(&str, &str, Option<f64>); 3] = [
-    ("gzip", "gzip -dc", Some(1.0)),
-    ("libdeflate", "libdeflate-gunzip -c", Some(2.2)),
-    ("igzip", "igzip -dc", None),
+/// A program that decodes layers, and how many times what it takes indexing may take.
+struct Decoder {
+    name: &'static str,
+    command: &'static str,
+    cpu_limit: Option<f64>,
+    wall_limit: Option<f64>,
+}
+
+const LIBDEFLATE: &str = "libdeflate-gunzip -c";
+const DECODERS: [Decoder; 3] = [
+    Decoder {
+        name: "gzip",
+        command: "gzip -dc",
+        cpu_limit: Some(1.0),
+        wall_limit: Some(1.0),
+    },
+    Decoder {
+        name: "libdeflate",
+        command: LIBDEFLATE,
+        cpu_limit: Some(2.2),
+        wall_limit: None,
+    },
+    Decoder {
+        name: "igzip",
+        command: "igzip -dc",
+        cpu_limit: None,
+        wall_limit: None,
+    },
 ];
 
 /// Runs the bench.
@@ -28,28 +56,67 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for image in IMAGES {
         let layers = world.layers(image)?;
-        let source = format!("oci:{}", world.layout(image)?.display());
-        let mut number = 0;
-        let ours = best_of(RUNS, || {
-            // A new file each time: nothing is there that could be taken over.
-            number += 1;
-            let file = format!("{image}.index-{number}.clip");
-            let mut index = world.clip();
-            index
-                .args(["index", &source])
-                .arg(world.scratch.path().join(file));
-            index
-        })?;
+        let ours = ours(world, image, RUNS)?;
         rows.extend(cost(image, "clip", &ours));
-        let peak = Row::new(BENCH, image, "clip", "peak memory", ours.peak as f64, "B");
-        rows.push(peak.at_most(PEAK_BYTES));
-        for (name, command, limit) in DECODERS {
-            rows.extend(decoder(image, &layers, &ours, (name, command, limit)));
+        rows.push(peak(image, &ours));
+        for decoder in &DECODERS {
+            rows.extend(decode(image, &layers, &ours, decoder));
         }
+        rows.extend(floor(world, image, &layers, &ours)?);
         rows.extend(origin(world, image, &ours)?);
         rows.push(Row::missing(BENCH, image, "soci", peers::SOCI_MISSING));
     }
+    let large = ours(world, LARGE, 1)?;
+    rows.extend(cost(LARGE, "clip", &large));
+    rows.push(peak(LARGE, &large));
+    rows.extend(slow_registry(world)?);
     Ok(rows)
+}
+
+/// A registry that gives so little to each connection: one layer, which must not come over one of them.
+fn slow_registry(world: &World) -> Result<Vec<Row>> {
+    let relay = world.limited_relay(SLOW_CONNECTION)?;
+    let file = world.scratch.path().join("slow.clip");
+    let mut index = world.clip();
+    index
+        .arg("index")
+        .arg(world.reference_behind(&relay, ONE_LAYER))
+        .arg(file);
+    let ours = timed(&mut index)?;
+    let layers = world.layers(ONE_LAYER)?;
+    let bytes = std::fs::metadata(&layers[0])?.len() as f64;
+    let one_connection = bytes / SLOW_CONNECTION;
+    let row = |metric, value, unit| Row::new(BENCH, "slow registry", "clip", metric, value, unit);
+    Ok(vec![
+        row("wall", ours.wall.as_secs_f64(), "s"),
+        row(
+            "wall / one connection's",
+            ours.wall.as_secs_f64() / one_connection,
+            "x",
+        )
+        .at_most(0.5),
+        row("downloaded / image", relay.take().bytes as f64 / bytes, "x").at_most(1.01),
+        peak("slow registry", &ours),
+    ])
+}
+
+fn ours(world: &World, image: &str, runs: usize) -> Result<Cost> {
+    let source = format!("oci:{}", world.layout(image)?.display());
+    let mut number = 0;
+    best_of(runs, || {
+        // A new file each time: nothing is there that could be taken over.
+        number += 1;
+        let file = format!("{image}.index-{number}.clip");
+        let mut index = world.clip();
+        index
+            .args(["index", &source])
+            .arg(world.scratch.path().join(file));
+        index
+    })
+}
+
+fn peak(image: &str, ours: &Cost) -> Row {
+    Row::new(BENCH, image, "clip", "peak memory", ours.peak as f64, "B").at_most(PEAK_BYTES)
 }
 
 fn cost(image: &str, system: &'static str, cost: &Cost) -> [Row; 2] {
@@ -58,30 +125,101 @@ fn cost(image: &str, system: &'static str, cost: &Cost) -> [Row; 2] {
 }
 
 /// The layers one after the other, as fast as one processor can.
-fn decoder(
-    image: &str,
-    layers: &[PathBuf],
-    ours: &Cost,
-    (name, command, limit): (&'static str, &str, Option<f64>),
-) -> Vec<Row> {
-    let decode = || {
-        let script = format!("for layer; do {command} \"$layer\" >/dev/null || exit; done");
-        let mut sh = Command::new("sh");
-        sh.args(["-c", &script, "sh"]).args(layers);
-        sh
-    };
-    let theirs = match best_of(RUNS, decode) {
+fn decode(image: &str, layers: &[PathBuf], ours: &Cost, decoder: &Decoder) -> Vec<Row> {
+    let name = decoder.name;
+    let theirs = match best_of(RUNS, || for_each(layers, decoder.command, "/dev/null")) {
         Ok(theirs) => theirs,
         Err(error) => return vec![Row::missing(BENCH, image, name, &format!("{error:#}"))],
     };
-    let ratio = ours.cpu.as_secs_f64() / theirs.cpu.as_secs_f64();
-    let ratio = Row::new(BENCH, image, name, "clip's CPU / its own", ratio, "x");
     let mut rows = cost(image, name, &theirs).to_vec();
-    rows.push(match limit {
-        Some(limit) => ratio.at_most(limit),
-        None => ratio,
-    });
+    for (metric, ours, theirs, limit) in [
+        (
+            "clip's CPU / its own",
+            ours.cpu,
+            theirs.cpu,
+            decoder.cpu_limit,
+        ),
+        (
+            "clip's wall / its own",
+            ours.wall,
+            theirs.wall,
+            decoder.wall_limit,
+        ),
+    ] {
+        let ratio = Row::new(
+            BENCH,
+            image,
+            name,
+            metric,
+            ours.div_duration_f64(theirs),
+            "x",
+        );
+        rows.push(match limit {
+            Some(limit) => ratio.at_most(limit),
+            None => ratio,
+        });
+    }
     rows
+}
+
+/// Runs `command` for each layer.
+fn for_each(layers: &[PathBuf], command: &str, output: &str) -> Command {
+    let script = format!("for layer; do {command} \"$layer\" >{output} || exit; done");
+    let mut sh = Command::new("sh");
+    sh.args(["-c", &script, "sh"]).args(layers);
+    sh
+}
+
+/// What no indexer can do without: decoding the layers, and hashing them and their tars. Both measured alone, because a
+/// pipe between them would cost as well.
+fn floor(world: &World, image: &str, layers: &[PathBuf], ours: &Cost) -> Result<Vec<Row>> {
+    let tars = tempfile::tempdir_in(world.scratch.path())?;
+    let output = format!("{}/\"${{layer##*/}}\"", tars.path().display());
+    let (system, note) = ("floor", hash_note());
+    if let Err(error) = timed(&mut for_each(layers, LIBDEFLATE, &output)) {
+        return Ok(vec![Row::missing(
+            BENCH,
+            image,
+            system,
+            &format!("{error:#}"),
+        )]);
+    }
+    let decoding = best_of(RUNS, || for_each(layers, LIBDEFLATE, "/dev/null"))?;
+    let hashing = best_of(RUNS, || {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["dgst", "-sha256"]).args(layers);
+        openssl.args(
+            layers
+                .iter()
+                .filter_map(|layer| Some(tars.path().join(layer.file_name()?))),
+        );
+        openssl
+    })?;
+    let least = decoding.cpu + hashing.cpu;
+    let row = |metric, value, unit| Row::new(BENCH, image, system, metric, value, unit);
+    Ok(vec![
+        row("CPU", least.as_secs_f64(), "s").with_note(note),
+        row(
+            "clip's CPU / its own",
+            ours.cpu.div_duration_f64(least),
+            "x",
+        )
+        .with_note(note),
+        row(
+            "its CPU / libdeflate's",
+            least.div_duration_f64(decoding.cpu),
+            "x",
+        )
+        .with_note(note),
+    ])
+}
+
+/// Hashing is most of the floor where the processor does not do it itself.
+fn hash_note() -> &'static str {
+    match has_sha_instructions() {
+        true => "libdeflate + OpenSSL's SHA-256; the processor has SHA instructions",
+        false => "libdeflate + OpenSSL's SHA-256; the processor has no SHA instructions",
+    }
 }
 
 fn origin(world: &World, image: &str, ours: &Cost) -> Result<Vec<Row>> {
@@ -100,9 +238,20 @@ fn origin(world: &World, image: &str, ours: &Cost) -> Result<Vec<Row>> {
         index
     })?;
     world.relay.take();
-    let ratio = ours.cpu.as_secs_f64() / theirs.cpu.as_secs_f64();
     let mut rows = cost(image, "origin", &theirs).to_vec();
-    let ratio = Row::new(BENCH, image, "origin", "clip's CPU / its own", ratio, "x");
-    rows.push(ratio.at_most(0.5));
+    for (metric, ours, theirs) in [
+        ("clip's CPU / its own", ours.cpu, theirs.cpu),
+        ("clip's wall / its own", ours.wall, theirs.wall),
+    ] {
+        let ratio = Row::new(
+            BENCH,
+            image,
+            "origin",
+            metric,
+            ours.div_duration_f64(theirs),
+            "x",
+        );
+        rows.push(ratio.at_most(0.5));
+    }
     Ok(rows)
 }

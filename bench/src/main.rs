@@ -7,6 +7,7 @@
 mod archive_size;
 mod cold_read;
 mod index;
+mod many_files;
 mod mounted;
 mod peers;
 mod relay;
@@ -33,9 +34,10 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 4] = [
+const BENCHES: [(&str, Bench); 5] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
+    ("many-files", many_files::run),
     ("cold-read", cold_read::run),
     ("warm", warm::run),
 ];

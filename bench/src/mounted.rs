@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::{
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -11,6 +12,7 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server in the foreground; stopped and waited for when dropped.
+#[derive(Debug)]
 pub struct Mounted(Child);
 
 impl Mounted {
@@ -34,6 +36,14 @@ impl Mounted {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(Self(child))
+    }
+
+    /// The first line that it wrote on stderr.
+    pub fn first_line(&mut self) -> Result<String> {
+        let stderr = self.0.stderr.as_mut().context("stderr is piped")?;
+        let mut line = String::new();
+        BufReader::new(stderr).read_line(&mut line)?;
+        Ok(line)
     }
 
     /// Requests that the kernel has sent to the server: each costs it a read(2), which the kernel counts

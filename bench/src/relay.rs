@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 /// Marks a request for a blob in what a client sends.
@@ -39,6 +40,11 @@ pub struct Passed {
 impl Relay {
     /// Listens on a free loopback port and relays to `upstream`.
     pub fn start(upstream: &str) -> Result<Self> {
+        Self::limited(upstream, f64::INFINITY)
+    }
+
+    /// The same, but each connection gets at most `bytes_per_second` from `upstream`, as from registries on the internet.
+    pub fn limited(upstream: &str, bytes_per_second: f64) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let relay = Self {
             address: listener.local_addr()?.to_string(),
@@ -50,7 +56,7 @@ impl Relay {
                 let Ok(server) = TcpStream::connect(&upstream) else {
                     continue;
                 };
-                let _ = join(client, server, &counts);
+                let _ = join(client, server, &counts, bytes_per_second);
             }
         });
         Ok(relay)
@@ -70,7 +76,12 @@ impl Relay {
     }
 }
 
-fn join(client: TcpStream, server: TcpStream, counts: &Arc<Counts>) -> Result<()> {
+fn join(
+    client: TcpStream,
+    server: TcpStream,
+    counts: &Arc<Counts>,
+    bytes_per_second: f64,
+) -> Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
@@ -86,10 +97,15 @@ fn join(client: TcpStream, server: TcpStream, counts: &Arc<Counts>) -> Result<()
         })
     });
     let (mut from_server, mut to_client, down) = (server, client, counts.clone());
+    let mut due = Instant::now();
     thread::spawn(move || {
         copy(&mut from_server, &mut to_client, |received| {
             down.bytes
                 .fetch_add(received.len() as u64, Ordering::Relaxed);
+            // A pause in which nothing came gives no right to a burst.
+            due = due.max(Instant::now());
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            due += Duration::from_secs_f64(received.len() as f64 / bytes_per_second);
         })
     });
     Ok(())

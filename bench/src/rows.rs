@@ -64,8 +64,8 @@ impl Row {
     }
 
     /// Says how to read the value.
-    pub fn noted(mut self, note: String) -> Self {
-        self.note = Some(note);
+    pub fn with_note(mut self, note: &str) -> Self {
+        self.note = Some(note.to_owned());
         self
     }
 

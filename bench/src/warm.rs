@@ -145,7 +145,11 @@ fn rows(image: &str, ours: &Ours, theirs: &[Duration]) -> Vec<Row> {
         let ratio = theirs[column].as_secs_f64() / ours.best[column].as_secs_f64();
         logarithms += ratio.ln();
         let messages = format!("{} messages", ours.messages[column]);
-        rows.push(row(name, ratio).at_least(EACH_AT_LEAST).noted(messages));
+        rows.push(
+            row(name, ratio)
+                .at_least(EACH_AT_LEAST)
+                .with_note(&messages),
+        );
     }
     let mean = (logarithms / COLUMNS.len() as f64).exp();
     rows.push(row("mean", mean).at_least(MEAN_AT_LEAST));

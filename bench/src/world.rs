@@ -12,13 +12,18 @@ use std::{
 use tempfile::TempDir;
 
 /// The images; `e2e/images/make` makes them.
-pub const IMAGES: [&str; 5] = [
+pub const IMAGES: [&str; 7] = [
     "alpine-like",
     "debian-min",
     "python-app",
     "packages",
     "go-toolchain",
+    "node-app",
+    "python-ml",
 ];
+/// One of 125,000 small files, and one of 3 GB: not in the registry, each for one question.
+pub const MANY_FILES: &str = "many-files";
+pub const LARGE: &str = "large";
 /// Those of which single files are read: the origin fetches a whole layer for each.
 pub const READ_IMAGES: [&str; 2] = ["debian-min", "go-toolchain"];
 
@@ -30,7 +35,7 @@ pub struct World {
     /// Scratch space.
     pub scratch: TempDir,
     repository: PathBuf,
-    _registry: TestRegistry,
+    registry: TestRegistry,
 }
 
 impl World {
@@ -46,7 +51,7 @@ impl World {
             relay,
             scratch: tempfile::tempdir()?,
             repository,
-            _registry: registry,
+            registry,
         };
         for image in IMAGES {
             let layout = world.layout(image)?;
@@ -64,7 +69,17 @@ impl World {
 
     /// The reference of `image` behind the relay.
     pub fn reference(&self, image: &str) -> String {
-        format!("{}/bench/{image}:1", self.relay.address())
+        self.reference_behind(&self.relay, image)
+    }
+
+    /// The reference of `image` behind another relay.
+    pub fn reference_behind(&self, relay: &Relay, image: &str) -> String {
+        format!("{}/bench/{image}:1", relay.address())
+    }
+
+    /// A relay that gives so much to each connection.
+    pub fn limited_relay(&self, bytes_per_second: f64) -> Result<Relay> {
+        Relay::limited(self.registry.address(), bytes_per_second)
     }
 
     /// The directory of `image` as an OCI layout.
@@ -137,6 +152,7 @@ impl World {
         };
         json!({
             "cpu": line(&read("/proc/cpuinfo"), "model name"),
+            "shaInstructions": has_sha_instructions(),
             "cpus": std::thread::available_parallelism().map_or(0, usize::from),
             "memory": line(&read("/proc/meminfo"), "MemTotal"),
             "kernel": read("/proc/sys/kernel/osrelease").trim(),
@@ -159,4 +175,11 @@ impl World {
             "origin": crate::peers::ORIGIN_VERSION,
         })
     }
+}
+
+/// Whether the processor computes SHA-256 itself (`sha_ni` of x86, `sha2` of Arm).
+pub fn has_sha_instructions() -> bool {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cpu.split_whitespace()
+        .any(|flag| ["sha_ni", "sha2"].contains(&flag))
 }

@@ -138,7 +138,10 @@ fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
     let client = args.registry.client()?;
     let runtime = runtime()?;
     let progress = Arc::new(Shown::new(common.verbose));
-    let options = args.index_options()?;
+    let mut options = args.index_options()?;
+    options
+        .reuse
+        .extend(runtime.block_on(args.publish.replaced()));
     let indexed = runtime.block_on(index_image(&client, &source, &options, progress.clone()))?;
     let archive = Archive::open(indexed.archive.as_slice()).map_err(Failure::local)?;
     let summary = archive.verify().map_err(Failure::local)?;
@@ -256,7 +259,7 @@ impl IndexArgs {
                 tar: self.max_span,
                 blob: self.max_span / (defaults.tar / defaults.blob),
             },
-            reuse: self.earlier_archives()?.into(),
+            reuse: self.earlier_archives()?,
         })
     }
 

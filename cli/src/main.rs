@@ -1,5 +1,6 @@
 //! `clip`: index an image, look into the archive, mount it.
 
+mod archive_service;
 mod archive_source;
 mod common;
 mod failure;

@@ -2,29 +2,21 @@
 //! artifact.
 
 use crate::{
+    archive_service::ArchiveService,
     common::{RegistryArgs, client},
     failure::Failure,
-    units,
 };
 use clap::Args;
 use clip_engine::{
-    IndexedImage,
+    Archive, IndexedImage,
     registry::{ArtifactLayer, Client, Descriptor, Reference, push_artifact},
 };
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// `artifactType` of a published archive (OCI image-spec, manifest.md).
 pub const ARTIFACT_TYPE: &str = "application/vnd.clip.archive.v1";
 /// Media type of its only blob, the archive.
 pub const ARCHIVE_MEDIA_TYPE: &str = "application/vnd.clip.archive.v1.clip";
-/// An upload is tried so often: the operator may be just restarting.
-const UPLOAD_TRIES: u32 = 6;
-
-/// A connection inside the cluster comes about in milliseconds, or after one lost SYN in a second.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer that takes longer never comes: checking an archive of 100 MB takes the service a second.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Where the archive is sent.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Publishing")]
@@ -36,6 +28,11 @@ pub struct PublishArgs {
     /// The bearer token for --upload.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Take layers from the archive that --upload is going to replace instead of downloading them, if the service has
+    /// one, as with --reuse.
+    #[arg(long, requires = "upload")]
+    reuse_uploaded: bool,
 
     /// Push the archive as an OCI artifact to this repository (`registry/repository[:tag]`). In the
     /// image's own repository it is linked to the image.
@@ -70,10 +67,30 @@ impl PublishArgs {
             };
             published.reference = Some(push(&client, repository, indexed).await?);
         }
-        if let (Some(url), Some(token_file)) = (&self.upload, &self.token_file) {
-            upload(url, token_file, indexed).await?;
+        if let Some(service) = self.archive_service() {
+            service.upload(&indexed.archive).await?;
         }
         Ok(published)
+    }
+
+    /// The archive that [`Self::send`] is going to replace, if it may be reused and can be had. Without it the image is
+    /// indexed from its layers, so nothing that goes wrong here is an error.
+    pub async fn replaced(&self) -> Option<Archive> {
+        let service = self.archive_service().filter(|_| self.reuse_uploaded)?;
+        match service.download().await {
+            Ok(archive) => archive,
+            Err(error) => {
+                tracing::warn!(%error, "the earlier archive cannot be reused; all layers are downloaded");
+                None
+            }
+        }
+    }
+
+    fn archive_service(&self) -> Option<ArchiveService<'_>> {
+        Some(ArchiveService {
+            url: self.upload.as_deref()?,
+            token_file: self.token_file.as_deref()?,
+        })
     }
 }
 
@@ -118,87 +135,4 @@ async fn push(client: &Client, target: &str, indexed: &IndexedImage) -> Result<S
     let reference = Reference::with_digest(repository.clone(), digest).to_string();
     eprintln!("Published as {reference}");
     Ok(reference)
-}
-
-async fn upload(url: &str, token_file: &PathBuf, indexed: &IndexedImage) -> Result<(), Failure> {
-    let http = http_client().map_err(|error| Failure::new("InternalError", error))?;
-    let body = bytes::Bytes::from(indexed.archive.clone());
-    let mut pause = Duration::from_secs(1);
-    for attempt in 1.. {
-        let token = std::fs::read_to_string(token_file).map_err(|error| {
-            Failure::new(
-                "UploadRefused",
-                format!("cannot read the token {}: {error}", token_file.display()),
-            )
-        })?;
-        let answer = http
-            .put(url)
-            .bearer_auth(token.trim())
-            .body(body.clone())
-            .send()
-            .await;
-        let failure = match answer {
-            Ok(answer) if answer.status().is_success() => {
-                eprintln!(
-                    "Sent the archive ({}) to the archive service",
-                    units::bytes(indexed.archive.len() as u64)
-                );
-                return Ok(());
-            }
-            Ok(answer) => {
-                let status = answer.status();
-                let text = answer.text().await.unwrap_or_default();
-                let message = format!(
-                    "the archive service at {url} refused the archive ({status}): {}",
-                    text.trim()
-                );
-                match status.is_client_error() {
-                    true => return Err(Failure::permanent("UploadRefused", message)),
-                    false => Failure::new("UploadRefused", message),
-                }
-            }
-            Err(error) => Failure::new(
-                "UploadFailed",
-                format!(
-                    "the archive service at {url} does not answer: {}",
-                    innermost(&error)
-                ),
-            ),
-        };
-        if attempt == UPLOAD_TRIES {
-            return Err(failure);
-        }
-        tracing::warn!(
-            attempt,
-            "{}; trying again in {} s",
-            failure.message,
-            pause.as_secs()
-        );
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    unreachable!("the loop ends by returning")
-}
-
-/// The archive service is in the cluster: no proxy, and plain HTTP unless an ingress with a certificate that
-/// the system knows stands before it.
-fn http_client() -> anyhow::Result<reqwest::Client> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = rustls::crypto::ring::default_provider().into();
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT);
-    Ok(client.build()?)
-}
-
-/// The cause at the end of the chain: the HTTP library's own words say only that a request failed.
-fn innermost(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), innermost)
 }

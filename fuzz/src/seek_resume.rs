@@ -4,6 +4,7 @@
 //! The first byte: the low half chooses how the rest becomes a blob, the high half how the blob is pushed.
 
 use crate::input::Input;
+use bytes::Bytes;
 use clip_archive::{SeekTable, Span, SpanDigest, SpanKind, Window, section::WINDOW_LEN};
 use clip_seek::{Compression, SpanDecoder, SpanIndexer, SpanLimits};
 use flate2::{Crc, Decompress, FlushCompress, FlushDecompress, Status};
@@ -40,13 +41,16 @@ fn index_and_check(blob: &[u8], piece: usize) -> Option<(SeekTable, Vec<u8>)> {
     let mut indexer = SpanIndexer::new(Compression::sniff(blob), LIMITS);
     let mut decoded = Vec::new();
     for bytes in blob.chunks(piece) {
-        let mut take = |bytes: &[u8]| decoded.extend_from_slice(bytes);
-        indexer.push(bytes, &mut take).ok()?;
+        let mut take = |bytes: Bytes| decoded.extend_from_slice(&bytes);
+        indexer
+            .push(&Bytes::copy_from_slice(bytes), &mut take)
+            .ok()?;
         if decoded.len() > DECODED_MAX {
             return None;
         }
     }
-    let table = indexer.finish().ok()?;
+    let mut take = |bytes: Bytes| decoded.extend_from_slice(&bytes);
+    let table = indexer.finish(&mut take).ok()?;
     table
         .check_spans(blob.len() as u64, Some(table.windows.len()))
         .expect("what the indexer makes, opening accepts");

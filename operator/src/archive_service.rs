@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! PUT /v1/namespaces/{namespace}/clipimages/{name}/archive?uid=UID   the archive  →  201 {"digest", "size"}
+//! GET the same                                                       →  200, the one that is there; 204 before the first
 //! GET /v1/archives/{digest}                                          →  200, the archive
 //! GET /v1/archives/{digest}/profile                                  →  200, its start profile
 //! PUT /v1/archives/{digest}/profile                                  →  204, merged with what is there
@@ -107,7 +108,7 @@ impl ArchiveService {
         Router::new()
             .route(
                 "/v1/namespaces/{namespace}/clipimages/{name}/archive",
-                put(put_archive),
+                put(put_archive).get(get_replaced),
             )
             .route("/v1/archives/{digest}", get(get_archive))
             .route(
@@ -236,17 +237,24 @@ async fn put_archive(
     response
 }
 
+async fn get_replaced(
+    State(service): State<Arc<ArchiveService>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<UploadQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let uid = query.uid.as_deref();
+    let result = service.replaced(&namespace, &name, uid, &headers).await;
+    service.downloaded(result)
+}
+
 async fn get_archive(
     State(service): State<Arc<ArchiveService>>,
     Path(digest): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let response = match service.download(&digest, &headers).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    service.measures.download(response.status().as_u16());
-    response
+    let result = service.download(&digest, &headers).await;
+    service.downloaded(result)
 }
 
 impl ArchiveService {
@@ -381,6 +389,29 @@ impl ArchiveService {
 
     async fn download(&self, digest: &str, headers: &HeaderMap) -> Result<Response, ServiceError> {
         let digest = self.admit_node(digest, headers).await?;
+        self.archive(digest).await
+    }
+
+    /// For the Job that may upload. No other ClipImage's archive: whose image that is, this Job need not be allowed to
+    /// see.
+    async fn replaced(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Response, ServiceError> {
+        let token = bearer(headers)?;
+        let ticket = self.access.upload(token, namespace, name, uid).await?;
+        let (store, uid) = (self.store.clone(), ticket.image.uid().unwrap_or_default());
+        let record = blocking(move || Ok(store.record(&uid))).await?;
+        match record.and_then(|record| record.digest.parse().ok()) {
+            Some(digest) => self.archive(digest).await,
+            None => Ok(StatusCode::NO_CONTENT.into_response()),
+        }
+    }
+
+    async fn archive(&self, digest: Digest) -> Result<Response, ServiceError> {
         let file = match tokio::fs::File::open(self.store.archive_path(digest)).await {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -400,6 +431,12 @@ impl ArchiveService {
             (header::ETAG, format!("\"{digest}\"")),
         ];
         Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
+    }
+
+    fn downloaded(&self, result: Result<Response, ServiceError>) -> Response {
+        let response = result.unwrap_or_else(IntoResponse::into_response);
+        self.measures.download(response.status().as_u16());
+        response
     }
 }
 

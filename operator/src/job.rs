@@ -225,6 +225,7 @@ fn args(image: &ClipImage, settings: &JobSettings) -> Vec<String> {
     }
     flag("--log-format", "json".into());
     flag("--termination-log", "/dev/termination-log".into());
+    args.push("--reuse-uploaded".into());
     args.extend(
         settings
             .plain_http

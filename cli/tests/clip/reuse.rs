@@ -7,6 +7,12 @@ use clip_testkit::{
     proxy::Proxy,
     registry::TestRegistry,
 };
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
 
 /// Two versions of an image, `team/app:1` and `:2`, which have all but the top layer in common.
 struct Versions {
@@ -103,6 +109,94 @@ fn sections_that_were_made_otherwise_or_are_damaged_are_made_anew() {
     assert_eq!(blobs, CONFIGURATION + 1, "{said}");
     let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
     assert!(read("mended.clip") == read("image.clip"), "not the same");
+}
+
+#[test]
+fn the_archive_that_is_replaced_in_the_archive_service_is_reused() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    std::fs::write(scene.path("token"), "secret").unwrap();
+    let service = Service::start();
+    let upload = ["--upload", &service.url, "--token-file", "token"];
+    let index = |tag: &str, more: &[&str]| versions.index(&scene, tag, &[&upload, more].concat());
+    let reuse = ["--reuse-uploaded"];
+
+    // Before the first there is none, and whatever the service says instead is no reason not to index.
+    let (blobs, said) = index("1", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+    assert!(!said.contains("cannot be reused"), "{said}");
+    let first = service.archive().expect("uploaded");
+
+    let (blobs, said) = index("2", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 1, "{said}");
+    let second = service.archive();
+    assert_eq!(index("2", &[]).0, CONFIGURATION + 3);
+    assert!(second == service.archive(), "not the same as a fresh one");
+
+    service.keep(b"no archive");
+    let (blobs, said) = index("1", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+    assert!(said.contains("cannot be reused"), "{said}");
+    assert_eq!(service.archive(), Some(first));
+}
+
+/// Keeps one archive, as the operator's archive service does for each ClipImage.
+struct Service {
+    url: String,
+    kept: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+impl Service {
+    fn start() -> Service {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/archive", listener.local_addr().unwrap());
+        let kept = Arc::<Mutex<Option<Vec<u8>>>>::default();
+        let shared = kept.clone();
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                answer(connection.unwrap(), &mut shared.lock().unwrap()).unwrap();
+            }
+        });
+        Service { url, kept }
+    }
+
+    fn archive(&self) -> Option<Vec<u8>> {
+        self.kept.lock().unwrap().clone()
+    }
+
+    fn keep(&self, bytes: &[u8]) {
+        *self.kept.lock().unwrap() = Some(bytes.to_vec());
+    }
+}
+
+/// One request of a connection that then closes.
+fn answer(mut connection: TcpStream, kept: &mut Option<Vec<u8>>) -> io::Result<()> {
+    let mut request = BufReader::new(connection.try_clone()?);
+    let (mut head, mut line) = (String::new(), String::new());
+    while request.read_line(&mut line)? > 2 {
+        head.push_str(&std::mem::take(&mut line).to_lowercase());
+    }
+    assert!(head.contains("authorization: bearer secret\r\n"), "{head}");
+    let length = head.split("content-length: ").nth(1);
+    let length = length.and_then(|rest| rest.lines().next()?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    request.read_exact(&mut body)?;
+    let (status, body) = match head.starts_with("put ") {
+        true => {
+            *kept = Some(body);
+            ("201 Created", &[][..])
+        }
+        false => match kept {
+            Some(archive) => ("200 OK", archive.as_slice()),
+            None => ("204 No Content", &[][..]),
+        },
+    };
+    let len = body.len();
+    write!(
+        connection,
+        "HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n"
+    )?;
+    connection.write_all(body)
 }
 
 #[test]

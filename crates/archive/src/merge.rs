@@ -92,8 +92,9 @@ pub fn merge(
 ) -> Result<Tree, MergeError> {
     let entries: usize = layers.iter().map(Vec::len).sum();
     let mut merger = Merger::new(entries);
-    for (layer, entries) in layers.iter().enumerate() {
-        merger.apply(layer, entries)?;
+    // Each layer's entries go as soon as the tree has them.
+    for (layer, entries) in layers.into_iter().enumerate() {
+        merger.apply(layer, &entries)?;
     }
     // The walk leaves out what is named below them; what came there through links goes here.
     merger.drop_runtime_dirs();

@@ -8,8 +8,8 @@ use clip_index::{
     INDEXER_VERSION, IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo,
 };
 use clip_registry::{
-    BlobSource, Client, FetchError, ImageSource, LayerDescriptor, Platform, ResolveError,
-    ResolvedImage,
+    BlobSource, BlobStream, Client, FetchError, ImageSource, LayerDescriptor, Platform,
+    ResolveError, ResolvedImage,
 };
 use clip_seek::SpanLimits;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -22,6 +22,11 @@ use tokio::sync::mpsc;
 
 /// Chunks that a download may be ahead of the decoder: keeps both busy, holds little.
 const CHUNKS_AHEAD: usize = 16;
+/// Layers that are indexed at once: more than that keep no processor busier, as each uses three, and only take memory.
+const LAYERS_AT_ONCE: usize = 4;
+/// Connections over which layers come, all together. Twice as many as what one connection to a large registry lacks
+/// to keep two processors busy (50 MB/s against 150); each costs 2 MiB.
+const CONNECTIONS: usize = 8;
 
 /// How to index.
 #[derive(Debug, Clone)]
@@ -33,7 +38,7 @@ pub struct IndexOptions {
     /// How large spans may be.
     pub span_limits: SpanLimits,
     /// Earlier archives, which are believed: layers that they describe are not downloaded.
-    pub reuse: Arc<[Archive]>,
+    pub reuse: Vec<Archive>,
 }
 
 impl Default for IndexOptions {
@@ -42,7 +47,7 @@ impl Default for IndexOptions {
             platform: Platform::host(),
             runtime_dirs: RuntimeDirs::default(),
             span_limits: SpanLimits::default(),
-            reuse: Arc::default(),
+            reuse: Vec::new(),
         }
     }
 }
@@ -192,8 +197,8 @@ pub async fn index_image(
 /// A layer and what its blob is.
 type Layer<'a> = (&'a LayerDescriptor, LayerContent);
 
-/// One section per layer, in order. As many layers at once as there are processors; a layer that
-/// the image uses twice is indexed once.
+/// One section per layer, in order. As many layers at once as there are processors, up to a few; a
+/// layer that the image uses twice is indexed once.
 async fn index_layers(
     blobs: &BlobSource,
     layers: &[Layer<'_>],
@@ -201,6 +206,8 @@ async fn index_layers(
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Arc<LayerSection>>, IndexError> {
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
+    let parallel = parallel.min(LAYERS_AT_ONCE);
+    let connections = CONNECTIONS / parallel;
     // One blob may be two files of an artifact, with different names.
     let identity = |(layer, content): &Layer<'_>| (layer.digest.clone(), content.clone());
     let mut first_use = HashMap::new();
@@ -222,7 +229,8 @@ async fn index_layers(
                     return Ok((index, Arc::new(section)));
                 }
                 let limits = options.span_limits;
-                let done = index_layer(blobs, index, layer, limits, progress.clone()).await?;
+                let blob = blobs.stream_in_parts(&descriptor.digest, descriptor.size, connections);
+                let done = index_layer(blob.await?, index, layer, limits, progress.clone()).await?;
                 done.runtime_paths
                     .iter()
                     .for_each(|path| progress.left_out(path));
@@ -242,7 +250,7 @@ async fn index_layers(
 
 /// Downloads on the runtime and decodes on a thread of its own.
 async fn index_layer(
-    blobs: &BlobSource,
+    mut blob: BlobStream,
     index: usize,
     (layer, content): &Layer<'_>,
     limits: SpanLimits,
@@ -259,12 +267,12 @@ async fn index_layer(
     let decoding = tokio::task::spawn_blocking(move || {
         let mut indexer = LayerIndexer::new(info, limits);
         while let Some(chunk) = received.blocking_recv() {
-            indexer.push(&chunk)?;
-            progress.advanced(index, chunk.len() as u64);
+            let bytes = chunk.len() as u64;
+            indexer.push(chunk)?;
+            progress.advanced(index, bytes);
         }
         indexer.finish()
     });
-    let mut blob = blobs.stream(&layer.digest).await?;
     let mut download = Ok(());
     while let Some(chunk) = blob.next().await {
         let chunk = match chunk {
@@ -308,9 +316,10 @@ fn write_archive(sections: Vec<Arc<LayerSection>>, info: ImageInfo) -> Result<Ve
         .iter()
         .map(|section| section.seek.tar_size)
         .collect();
+    // Only a layer that the image uses twice is there twice.
     let entries = sections
-        .iter()
-        .map(|section| section.entries.clone())
+        .into_iter()
+        .map(|section| Arc::unwrap_or_clone(section).entries)
         .collect();
     let tree = clip_archive::merge(entries, tar_sizes, info.runtime_dirs)
         .map_err(|error| IndexError::Tree(error.to_string()))?;

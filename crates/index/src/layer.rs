@@ -3,10 +3,16 @@
 //! Most layers are tars. An artifact's layer may be one file instead: its blob is the file, byte for byte, and takes the
 //! place of the tar, with the content at position 0.
 
-use crate::hash::Sha256;
-use crate::tar::{TarError, TarWalker, Walked};
-use clip_archive::{Digest, Entry, EntryKind, LayerSection, Segment, merge::is_runtime_path};
+use crate::{
+    content::Content,
+    hash::Sha256,
+    stage::{Stage, Work},
+    tar::TarError,
+};
+use bytes::Bytes;
+use clip_archive::{Digest, LayerSection};
 use clip_seek::{Compression, DecodeError, SpanIndexer, SpanLimits};
+use std::{convert::Infallible, thread::available_parallelism};
 
 /// What manifest and configuration promise about a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,67 +121,73 @@ pub struct IndexedLayer {
 }
 
 /// Indexes one layer while it streams by.
+///
+/// Where there are several processors, both hashes and the tar walk have threads beside the
+/// decoder's, which is the one that pushes. Nothing is copied for them.
 #[derive(Debug)]
 pub struct LayerIndexer {
     info: LayerInfo,
     limits: SpanLimits,
-    stage: Stage,
-    blob_hash: Sha256,
-    blob_len: u64,
-    content: Content,
+    decoder: Decoder,
+    blob: Stage<BlobHash>,
+    content: Stage<Content>,
 }
 
 /// The compression is told from the first four bytes; until they are here, they wait.
 #[derive(Debug)]
-enum Stage {
+enum Decoder {
     Sniffing(Vec<u8>),
     Decoding(SpanIndexer),
 }
 
-/// Everything that is done with decoded bytes.
 #[derive(Debug)]
-enum Content {
-    Tar(Box<TarContent>),
-    File(FileLayer),
-}
-
-#[derive(Debug)]
-struct TarContent {
+struct BlobHash {
     hash: Sha256,
-    walker: TarWalker,
-    error: Option<TarError>,
-    top: Option<Vec<u8>>,
+    bytes: u64,
 }
 
 /// Bytes that [`Compression::sniff`] looks at.
 const SNIFF_LEN: usize = 4;
+/// Smaller layers take about as long as starting threads for them would.
+const THREADS_FROM: u64 = 256 << 10;
 
 impl LayerIndexer {
     /// An indexer at the start of the layer described by `info`.
     pub fn new(info: LayerInfo, limits: SpanLimits) -> Self {
-        let stage = match &info.content {
-            LayerContent::Tar { .. } => Stage::Sniffing(Vec::with_capacity(SNIFF_LEN)),
+        let parallel = available_parallelism().is_ok_and(|processors| processors.get() > 1);
+        let threads = parallel && info.size >= THREADS_FROM;
+        Self::with_threads(info, limits, threads)
+    }
+
+    fn with_threads(info: LayerInfo, limits: SpanLimits, threads: bool) -> Self {
+        let decoder = match &info.content {
+            LayerContent::Tar { .. } => Decoder::Sniffing(Vec::with_capacity(SNIFF_LEN)),
             // A file is kept as it is, even one that is compressed itself.
-            LayerContent::File(_) => Stage::Decoding(SpanIndexer::new(Compression::Plain, limits)),
+            LayerContent::File(_) => {
+                Decoder::Decoding(SpanIndexer::new(Compression::Plain, limits))
+            }
+        };
+        let has_tar = matches!(info.content, LayerContent::Tar { .. });
+        let blob = BlobHash {
+            hash: Sha256::new(),
+            bytes: 0,
         };
         Self {
-            content: Content::new(info.content.clone()),
+            decoder,
+            blob: Stage::new(blob, threads),
+            content: Stage::new(Content::new(info.content.clone()), threads && has_tar),
             info,
             limits,
-            stage,
-            blob_hash: Sha256::new(),
-            blob_len: 0,
         }
     }
 
-    /// Takes the next bytes of the blob.
-    pub fn push(&mut self, blob: &[u8]) -> Result<(), LayerError> {
-        self.blob_hash.update(blob);
-        self.blob_len += blob.len() as u64;
-        let Stage::Sniffing(first_bytes) = &mut self.stage else {
-            return self.decode(blob);
+    /// Takes the next bytes of the blob. After an error the layer is done with.
+    pub fn push(&mut self, blob: Bytes) -> Result<(), LayerError> {
+        let Ok(()) = self.blob.push(blob.clone());
+        let Decoder::Sniffing(first_bytes) = &mut self.decoder else {
+            return self.decode(&blob);
         };
-        first_bytes.extend_from_slice(blob);
+        first_bytes.extend_from_slice(&blob);
         match first_bytes.len() {
             0..SNIFF_LEN => Ok(()),
             _ => self.begin_decoding(),
@@ -184,30 +196,24 @@ impl LayerIndexer {
 
     /// The blob is complete: checks both digests and hands out the section.
     pub fn finish(mut self) -> Result<IndexedLayer, LayerError> {
-        let layer = self.info.digest;
-        let found = self.blob_hash.digest();
-        if found != layer || self.blob_len != self.info.size {
-            return Err(LayerError::BlobDigest {
-                layer,
-                found,
-                bytes: self.blob_len,
-            });
-        }
-        if matches!(self.stage, Stage::Sniffing(_)) {
-            self.begin_decoding()?;
-        }
-        let Stage::Decoding(indexer) = self.stage else {
+        self.begin_decoding()?;
+        let Decoder::Decoding(indexer) = self.decoder else {
             unreachable!("decoding has begun")
         };
-        let seek = indexer
-            .finish()
-            .map_err(|source| LayerError::Decode { layer, source })?;
-        let (diff_id, walked) = self.content.finish(&self.info)?;
+        let (info, mut content) = (self.info, self.content);
+        let layer = info.digest;
+        let mut walked = Ok(());
+        let seek = indexer.finish(&mut |decoded| walked = content.push(decoded));
+        let content = walked.and_then(|()| content.finish());
+        let content = content.map_err(|source| LayerError::Tar { layer, source })?;
+        check_blob(&info, self.blob)?;
+        let seek = seek.map_err(|source| LayerError::Decode { layer, source })?;
+        let (diff_id, walked) = content.finish(&info)?;
         let section = LayerSection {
             digest: layer,
             diff_id,
-            size: self.info.size,
-            media_type: self.info.media_type,
+            size: info.size,
+            media_type: info.media_type,
             entries: walked.entries,
             seek,
         };
@@ -218,128 +224,60 @@ impl LayerIndexer {
     }
 
     fn begin_decoding(&mut self) -> Result<(), LayerError> {
-        let Stage::Sniffing(first_bytes) = &mut self.stage else {
+        let Decoder::Sniffing(first_bytes) = &mut self.decoder else {
             return Ok(());
         };
-        let first_bytes = std::mem::take(first_bytes);
-        self.stage = Stage::Decoding(SpanIndexer::new(
-            Compression::sniff(&first_bytes),
-            self.limits,
-        ));
+        let first_bytes = Bytes::from(std::mem::take(first_bytes));
+        let compression = Compression::sniff(&first_bytes);
+        self.decoder = Decoder::Decoding(SpanIndexer::new(compression, self.limits));
         self.decode(&first_bytes)
     }
 
-    fn decode(&mut self, blob: &[u8]) -> Result<(), LayerError> {
-        let Stage::Decoding(indexer) = &mut self.stage else {
+    /// Of two errors the one is told that comes first in the stream: what the decoder gave before
+    /// its error may be no tar already.
+    fn decode(&mut self, blob: &Bytes) -> Result<(), LayerError> {
+        let Decoder::Decoding(indexer) = &mut self.decoder else {
             unreachable!("decoding has begun")
         };
         let layer = self.info.digest;
-        let content = &mut self.content;
-        indexer
-            .push(blob, &mut |decoded| content.take(decoded))
-            .map_err(|source| LayerError::Decode { layer, source })?;
-        match &mut self.content {
-            Content::Tar(tar) => match tar.error.take() {
-                Some(source) => Err(LayerError::Tar { layer, source }),
-                None => Ok(()),
-            },
-            Content::File(_) => Ok(()),
-        }
-    }
-}
-
-impl Content {
-    fn new(content: LayerContent) -> Self {
-        match content {
-            LayerContent::Tar { top } => Self::Tar(Box::new(TarContent {
-                hash: Sha256::new(),
-                walker: TarWalker::new(),
-                error: None,
-                top,
-            })),
-            LayerContent::File(file) => Self::File(file),
-        }
-    }
-
-    fn take(&mut self, decoded: &[u8]) {
-        if let Self::Tar(tar) = self {
-            tar.hash.update(decoded);
-            if tar.error.is_none() {
-                tar.error = tar.walker.push(decoded).err();
+        let tar_error = |source| LayerError::Tar { layer, source };
+        let mut walked = Ok(());
+        let decoded = indexer.push(blob, &mut |decoded| {
+            if walked.is_ok() {
+                walked = self.content.push(decoded);
             }
-        }
-    }
-
-    /// The diffID, checked, and the entries.
-    fn finish(self, info: &LayerInfo) -> Result<(Digest, Walked), LayerError> {
-        let layer = info.digest;
-        match self {
-            Self::Tar(tar) => {
-                let diff_id = as_promised(info, tar.hash.digest())?;
-                let walked = tar.walker.finish();
-                let walked = walked.map_err(|source| LayerError::Tar { layer, source })?;
-                match tar.top.and_then(|top| outside(&walked, top)) {
-                    Some((path, top)) => Err(LayerError::Outside { layer, path, top }),
-                    None => Ok((diff_id, walked)),
-                }
-            }
-            // The blob's digest has been checked, and it is the content's.
-            Self::File(file) => Ok((as_promised(info, layer)?, file.walked(info.size))),
-        }
-    }
-}
-
-fn as_promised(info: &LayerInfo, found: Digest) -> Result<Digest, LayerError> {
-    match info.diff_id {
-        Some(expected) if expected != found => Err(LayerError::DiffId {
-            layer: info.digest,
-            expected,
-            found,
-        }),
-        _ => Ok(found),
-    }
-}
-
-/// The first entry that does not lie at or below `top`.
-fn outside(walked: &Walked, top: Vec<u8>) -> Option<(String, String)> {
-    let is_inside = |path: &[u8]| {
-        let rest = path.strip_prefix(top.as_slice());
-        top.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    };
-    let paths = walked.entries.iter().map(|entry| &entry.path);
-    let stray = paths
-        .chain(&walked.runtime_paths)
-        .find(|path| !is_inside(path))?;
-    let text = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-    Some((text(stray), text(&top)))
-}
-
-impl FileLayer {
-    fn walked(self, size: u64) -> Walked {
-        if is_runtime_path(&self.path) {
-            return Walked {
-                entries: vec![],
-                runtime_paths: vec![self.path],
-            };
-        }
-        let whole = Segment {
-            logical: 0,
-            length: size,
-            tar_offset: 0,
+        });
+        walked.map_err(tar_error)?;
+        let Err(source) = decoded else {
+            return Ok(());
         };
-        let segments = if size == 0 { vec![] } else { vec![whole] };
-        Walked {
-            entries: vec![Entry {
-                path: self.path,
-                kind: EntryKind::File { size, segments },
-                mode: self.mode,
-                uid: 0,
-                gid: 0,
-                mtime: self.mtime,
-                mtime_nsec: self.mtime_nsec,
-                xattrs: vec![],
-            }],
-            runtime_paths: vec![],
-        }
+        self.content.finish().map_err(tar_error)?;
+        Err(LayerError::Decode { layer, source })
     }
 }
+
+fn check_blob(info: &LayerInfo, mut blob: Stage<BlobHash>) -> Result<(), LayerError> {
+    let Ok(blob) = blob.finish();
+    let found = blob.hash.digest();
+    match found == info.digest && blob.bytes == info.size {
+        true => Ok(()),
+        false => Err(LayerError::BlobDigest {
+            layer: info.digest,
+            found,
+            bytes: blob.bytes,
+        }),
+    }
+}
+
+impl Work for BlobHash {
+    type Error = Infallible;
+
+    fn take(&mut self, blob: &[u8]) -> Result<(), Infallible> {
+        self.hash.update(blob);
+        self.bytes += blob.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -268,6 +268,14 @@ impl std::fmt::Display for BlobSource {
     }
 }
 
+impl BlobStream {
+    pub(crate) fn new(
+        chunks: impl Stream<Item = Result<Bytes, FetchError>> + Send + 'static,
+    ) -> Self {
+        Self(chunks.boxed())
+    }
+}
+
 impl Stream for BlobStream {
     type Item = Result<Bytes, FetchError>;
 

@@ -33,6 +33,7 @@ mod key_match;
 mod layout;
 mod manifest;
 mod options;
+mod parts;
 mod platform;
 mod push;
 mod reference;

@@ -1,6 +1,8 @@
 //! How the client behaves when a registry, or what stands before it, does not.
 
 mod common;
+#[path = "faults/parts.rs"]
+mod parts;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

@@ -8,6 +8,7 @@ use crate::{
     inflate::{self, Inflate, Wrapper},
     member::Header,
 };
+use bytes::Bytes;
 use clip_archive::{SeekTable, SpanDigest, SpanKind, section::WINDOW_LEN};
 
 /// What a decoder makes of a stream.
@@ -215,9 +216,10 @@ fn index(
 ) -> Result<SeekTable, DecodeError> {
     let mut indexer = SpanIndexer::new(Compression::Gzip, limits);
     for piece in blob.chunks(piece) {
-        indexer.push(piece, &mut |bytes| decoded.extend_from_slice(bytes))?;
+        let piece = Bytes::copy_from_slice(piece);
+        indexer.push(&piece, &mut |bytes| decoded.extend_from_slice(&bytes))?;
     }
-    indexer.finish()
+    indexer.finish(&mut |bytes| decoded.extend_from_slice(&bytes))
 }
 
 /// Members one behind the other, and zeros behind the last.

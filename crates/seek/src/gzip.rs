@@ -21,6 +21,7 @@ use crate::{
     spans::{SpanCutter, SpanLimits, SpanStart},
     sparse::{self, Marks},
 };
+use bytes::Bytes;
 use clip_archive::{SeekTable, SpanKind, Window, section::WINDOW_LEN};
 use std::collections::VecDeque;
 
@@ -30,8 +31,8 @@ pub struct GzipStream {
     state: State,
     inflater: Inflater,
     retained: Retained,
-    /// Decoded bytes that the sink has.
-    handed_on: u64,
+    /// Decoded bytes that the checksum covers.
+    summed: u64,
     checksum: crc32fast::Hasher,
     /// Decoded bytes before the current member.
     member_begins: u64,
@@ -101,7 +102,7 @@ impl GzipStream {
             state: State::BetweenMembers,
             inflater: Inflater::new(),
             retained: Retained::new(),
-            handed_on: 0,
+            summed: 0,
             checksum: crc32fast::Hasher::new(),
             member_begins: 0,
             at: 0,
@@ -116,7 +117,7 @@ impl GzipStream {
     pub fn push(
         &mut self,
         mut blob: &[u8],
-        sink: &mut dyn FnMut(&[u8]),
+        sink: &mut dyn FnMut(Bytes),
     ) -> Result<(), DecodeError> {
         // What was left over comes again with some of the new bytes behind it, until the decoder
         // is among the new ones.
@@ -142,7 +143,8 @@ impl GzipStream {
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<SeekTable, DecodeError> {
+    pub fn finish(mut self, sink: &mut dyn FnMut(Bytes)) -> Result<SeekTable, DecodeError> {
+        self.hand_on(sink);
         let complete = matches!(self.state, State::BetweenMembers | State::Padding);
         if !complete || self.at == 0 {
             return Err(DecodeError::Truncated {
@@ -158,28 +160,27 @@ impl GzipStream {
     }
 
     /// Decodes what can be decoded; says how many bytes that took.
-    fn consume(&mut self, input: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<usize, DecodeError> {
+    fn consume(&mut self, input: &[u8], sink: &mut dyn FnMut(Bytes)) -> Result<usize, DecodeError> {
         let begins = self.at;
-        let outcome = loop {
+        loop {
             let left = &input[(self.at - begins) as usize..];
             match self.step(left, sink) {
                 Ok(true) => {}
-                Ok(false) => break Ok((self.at - begins) as usize),
+                Ok(false) => return Ok((self.at - begins) as usize),
                 Err(problem) => {
-                    break Err(DecodeError::Damaged {
+                    self.hand_on(sink);
+                    return Err(DecodeError::Damaged {
                         format: "gzip",
                         at: self.at,
                         problem: problem.to_string(),
                     });
                 }
             }
-        };
-        self.hand_on(sink);
-        outcome
+        }
     }
 
     /// Whether it is worth another step.
-    fn step(&mut self, input: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<bool, Problem> {
+    fn step(&mut self, input: &[u8], sink: &mut dyn FnMut(Bytes)) -> Result<bool, Problem> {
         match &mut self.state {
             State::BetweenMembers => match input.first() {
                 None => return Ok(false),
@@ -200,7 +201,7 @@ impl GzipStream {
                     Stop::NeedInput => return Ok(false),
                     Stop::OutputFull => self.make_room(sink),
                     Stop::Border => self.at_border(progress.unused_bits),
-                    Stop::End => self.end_body(sink),
+                    Stop::End => self.end_body(),
                 }
             }
             State::Trailer(trailer) => {
@@ -253,29 +254,31 @@ impl GzipStream {
         self.add_pending(border, Start::Block { skip_bits });
     }
 
-    fn end_body(&mut self, sink: &mut dyn FnMut(&[u8])) {
+    fn end_body(&mut self) {
         // No span begins where nothing is decoded any more.
         let tar_len = self.retained.tar_len();
         self.pending.pop_back_if(|last| last.border.tar == tar_len);
         self.offer_known(true);
-        self.hand_on(sink);
+        self.sum();
         self.state = State::Trailer(Trailer::default());
     }
 
-    fn make_room(&mut self, sink: &mut dyn FnMut(&[u8])) {
+    fn make_room(&mut self, sink: &mut dyn FnMut(Bytes)) {
         self.hand_on(sink);
-        self.retained.turn_over();
         self.offer_known(false);
         self.settle();
     }
 
-    fn hand_on(&mut self, sink: &mut dyn FnMut(&[u8])) {
-        let fresh = self.retained.fresh(self.handed_on);
-        if !fresh.is_empty() {
-            self.checksum.update(fresh);
-            sink(fresh);
-            self.handed_on += fresh.len() as u64;
-        }
+    /// Whole buffers: that costs the least, and a decoder's last one is given when it ends.
+    fn hand_on(&mut self, sink: &mut dyn FnMut(Bytes)) {
+        self.sum();
+        sink(self.retained.turn_over());
+    }
+
+    fn sum(&mut self) {
+        let fresh = self.retained.fresh(self.summed);
+        self.checksum.update(fresh);
+        self.summed += fresh.len() as u64;
     }
 
     fn add_pending(&mut self, border: Border, start: Start) {

@@ -3,6 +3,7 @@
 use crate::{
     DecodeError, SpanLimits, gzip::GzipStream, plain::PlainStream, zstd_frames::ZstdStream,
 };
+use bytes::Bytes;
 use clip_archive::{SeekTable, limits::TAR_BYTES_MAX};
 
 /// How a layer's blob is compressed.
@@ -59,10 +60,11 @@ impl SpanIndexer {
         }
     }
 
-    /// Takes the next bytes of the blob; decoded bytes go to `sink`, in order.
-    pub fn push(&mut self, blob: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), DecodeError> {
+    /// Takes the next bytes of the blob. Decoded bytes go to `sink`, in order, in pieces that cost
+    /// no copy; before an error all that came before it.
+    pub fn push(&mut self, blob: &Bytes, sink: &mut dyn FnMut(Bytes)) -> Result<(), DecodeError> {
         let decoded = &mut self.decoded;
-        let sink = &mut |bytes: &[u8]| {
+        let sink = &mut |bytes: Bytes| {
             *decoded += bytes.len() as u64;
             sink(bytes);
         };
@@ -79,11 +81,11 @@ impl SpanIndexer {
         }
     }
 
-    /// The blob is complete.
-    pub fn finish(self) -> Result<SeekTable, DecodeError> {
+    /// The blob is complete; `sink` gets the last decoded bytes.
+    pub fn finish(self, sink: &mut dyn FnMut(Bytes)) -> Result<SeekTable, DecodeError> {
         match self.stream {
-            Stream::Gzip(stream) => stream.finish(),
-            Stream::Zstd(stream) => stream.finish(),
+            Stream::Gzip(stream) => stream.finish(sink),
+            Stream::Zstd(stream) => stream.finish(sink),
             Stream::Plain(stream) => Ok(stream.finish()),
         }
     }
@@ -101,9 +103,10 @@ mod tests {
             ..SpanIndexer::new(Compression::Zstd, SpanLimits::default())
         };
         let mut seen = 0;
-        let refused = bomb
+        let refused = Bytes::from(bomb)
             .chunks(16)
-            .find_map(|piece| indexer.push(piece, &mut |bytes| seen += bytes.len()).err());
+            .map(Bytes::copy_from_slice)
+            .find_map(|piece| indexer.push(&piece, &mut |bytes| seen += bytes.len()).err());
         assert_eq!(refused, Some(DecodeError::TooLarge { limit: 1 << 20 }));
         assert!(seen < 4 << 20, "{seen} bytes were decoded");
     }

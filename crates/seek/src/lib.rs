@@ -16,6 +16,7 @@ pub mod differential;
 mod gzip;
 mod indexer;
 mod inflate;
+mod lent;
 mod member;
 mod placement;
 mod plain;

@@ -1,6 +1,7 @@
 //! An uncompressed layer: every byte can be read where it lies; spans are cut to size.
 
 use crate::spans::{SpanCutter, SpanLimits, SpanStart};
+use bytes::Bytes;
 use clip_archive::{SeekTable, SpanKind};
 
 /// Passes an uncompressed layer through.
@@ -21,8 +22,9 @@ impl PlainStream {
         }
     }
 
-    pub fn push(&mut self, mut blob: &[u8], sink: &mut dyn FnMut(&[u8])) {
-        sink(blob);
+    pub fn push(&mut self, blob: &Bytes, sink: &mut dyn FnMut(Bytes)) {
+        sink(blob.clone());
+        let mut blob = &blob[..];
         while !blob.is_empty() {
             let room = self.span_len - self.cutter.tar_len();
             let (now, later) = blob.split_at(room.min(blob.len() as u64) as usize);

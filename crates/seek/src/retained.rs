@@ -1,14 +1,17 @@
 //! Decoded bytes that are kept until it is known which span they belong to.
 //!
-//! The decoder's buffers themselves are kept, so nothing is copied but 32 KiB of history from each
-//! to the next. That history also is every border's window, found where the border is.
+//! The decoder's buffers themselves are kept, and lent to whoever reads the decoded bytes, so
+//! nothing is copied but 32 KiB of history from each to the next. That history also is every
+//! border's window, found where the border is.
 
 use crate::{
-    deflate::{Output, Reference},
+    deflate::{BUFFER_LEN, Output, Reference},
+    lent::{Buffers, lend},
     spans::SpanCutter,
 };
+use bytes::Bytes;
 use clip_archive::section::WINDOW_LEN;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 /// The decoder's output, the current buffer and older ones.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub struct Retained {
     /// Decoded bytes before the current buffer's.
     begins: u64,
     older: VecDeque<Filled>,
-    spare: Vec<Box<[u8]>>,
+    buffers: Buffers,
     /// Decoded bytes that were given to the cutter.
     released: u64,
 }
@@ -25,14 +28,11 @@ pub struct Retained {
 /// A buffer that the decoder is done with.
 #[derive(Debug)]
 struct Filled {
-    buffer: Box<[u8]>,
+    buffer: Arc<Box<[u8]>>,
     begins: u64,
     /// Behind its last decoded byte, in the buffer.
     end: usize,
 }
-
-/// Buffers kept for the next ones; more would be memory held for a peak that has passed.
-const SPARE_MAX: usize = 16;
 
 impl Retained {
     pub fn new() -> Self {
@@ -40,7 +40,7 @@ impl Retained {
             output: Output::new(),
             begins: 0,
             older: VecDeque::new(),
-            spare: Vec::new(),
+            buffers: Buffers::new(BUFFER_LEN),
             released: 0,
         }
     }
@@ -66,17 +66,18 @@ impl Retained {
         &self.output.filled()[start..]
     }
 
-    /// Makes room: the current buffer joins the older ones.
-    pub fn turn_over(&mut self) {
-        let next = self.spare.pop().unwrap_or_else(Output::new_buffer);
+    /// Makes room: the current buffer joins the older ones. Gives what was decoded into it.
+    pub fn turn_over(&mut self) -> Bytes {
         let (begins, end) = (self.begins, self.output.at());
         self.begins = self.tar_len();
-        let buffer = self.output.turn_over(next);
+        let buffer = Arc::new(self.output.turn_over(self.buffers.take()));
+        let decoded = lend(&buffer, WINDOW_LEN..end);
         self.older.push_back(Filled {
             buffer,
             begins,
             end,
         });
+        decoded
     }
 
     /// At least 32 KiB of output up to number `end`, which has not been released. Before the first
@@ -103,9 +104,8 @@ impl Retained {
             self.released += (stop - start) as u64;
             if stop == bytes.len()
                 && let Some(oldest) = self.older.pop_front()
-                && self.spare.len() < SPARE_MAX
             {
-                self.spare.push(oldest.buffer);
+                self.buffers.give_back(oldest.buffer);
             }
         }
     }

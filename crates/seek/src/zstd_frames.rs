@@ -4,12 +4,15 @@
 
 use crate::{
     DecodeError,
+    lent::{Buffers, lend},
     spans::{SpanCutter, SpanLimits, SpanStart},
 };
+use bytes::Bytes;
 use clip_archive::{SeekTable, SpanKind};
+use std::sync::Arc;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
-/// Output is handed on in pieces of this size: two of zstd's 128 KiB blocks.
+/// Output is handed on in pieces of this size, two of zstd's 128 KiB blocks, and what is left at the end.
 const OUT_LEN: usize = 256 << 10;
 /// Window that is accepted: as much as the `zstd` command takes without being asked to (`--long=27`, level 22), and as
 /// much memory as one cold read may cost a node. Frames say what they need before they need it.
@@ -29,7 +32,10 @@ pub fn decoder() -> Decoder<'static> {
 /// Decodes a zstd layer and notes frame starts.
 pub struct ZstdStream {
     decoder: Decoder<'static>,
-    out: Vec<u8>,
+    buffers: Buffers,
+    out: Box<[u8]>,
+    /// How much of `out` is decoded bytes.
+    filled: usize,
     cutter: SpanCutter,
     at: u64,
     at_frame_border: bool,
@@ -50,9 +56,12 @@ impl std::fmt::Debug for ZstdStream {
 impl ZstdStream {
     pub fn new(limits: SpanLimits) -> Self {
         let cutter = SpanCutter::new(limits, SpanKind::ZstdFrame);
+        let mut buffers = Buffers::new(OUT_LEN);
         Self {
             decoder: decoder(),
-            out: vec![0; OUT_LEN],
+            out: buffers.take(),
+            buffers,
+            filled: 0,
             cutter,
             at: 0,
             at_frame_border: true,
@@ -61,7 +70,7 @@ impl ZstdStream {
         }
     }
 
-    pub fn push(&mut self, blob: &[u8], sink: &mut dyn FnMut(&[u8])) -> Result<(), DecodeError> {
+    pub fn push(&mut self, blob: &[u8], sink: &mut dyn FnMut(Bytes)) -> Result<(), DecodeError> {
         let mut input = InBuffer::around(blob);
         let mut output_was_full = false;
         while input.pos() < blob.len() || output_was_full {
@@ -69,28 +78,45 @@ impl ZstdStream {
                 self.begin_frame();
             }
             let before = input.pos();
-            let mut output = OutBuffer::around(&mut self.out[..]);
+            let mut output = OutBuffer::around_pos(&mut self.out[..], self.filled);
             let result = self.decoder.run(&mut input, &mut output);
-            let produced = output.pos();
+            let filled = output.pos();
             let consumed = &blob[before..input.pos()];
             let missing = FRAME_HEADER_MAX - self.frame_header.len();
             let seen = &blob[before..];
             self.frame_header
                 .extend_from_slice(&seen[..seen.len().min(missing)]);
-            let hint = result.map_err(|error| self.refused(&error))?;
+            let hint = match result {
+                Ok(hint) => hint,
+                Err(error) => {
+                    self.hand_on(sink);
+                    return Err(self.refused(&error));
+                }
+            };
             self.at += consumed.len() as u64;
             self.at_frame_border = hint == 0;
-            output_was_full = produced == OUT_LEN && !self.at_frame_border;
-            if produced > 0 {
+            output_was_full = filled == OUT_LEN && !self.at_frame_border;
+            if filled > self.filled {
                 self.content_end = self.at;
             }
-            self.cutter.extend(&self.out[..produced]);
-            sink(&self.out[..produced]);
+            self.cutter.extend(&self.out[self.filled..filled]);
+            self.filled = filled;
+            if filled == OUT_LEN {
+                self.hand_on(sink);
+            }
         }
         Ok(())
     }
 
-    pub fn finish(self) -> Result<SeekTable, DecodeError> {
+    fn hand_on(&mut self, sink: &mut dyn FnMut(Bytes)) {
+        let buffer = Arc::new(std::mem::replace(&mut self.out, self.buffers.take()));
+        sink(lend(&buffer, 0..self.filled));
+        self.buffers.give_back(buffer);
+        self.filled = 0;
+    }
+
+    pub fn finish(mut self, sink: &mut dyn FnMut(Bytes)) -> Result<SeekTable, DecodeError> {
+        self.hand_on(sink);
         match self.at_frame_border {
             true => Ok(self.cutter.finish(self.content_end)),
             false => Err(DecodeError::Truncated {

@@ -1,5 +1,6 @@
 //! Hostile layers: bombs and streams without end take time by their length, and no memory.
 
+use bytes::Bytes;
 use clip_seek::{Compression, DecodeError, SpanIndexer, SpanLimits};
 use flate2::{Compression as Level, write::GzEncoder};
 use std::io::Write;
@@ -13,10 +14,17 @@ const MIB: usize = 1 << 20;
 fn push(head: &[u8], repeated: &[u8], times: usize) -> (Result<u64, DecodeError>, usize) {
     let mut indexer = SpanIndexer::new(Compression::sniff(head), SpanLimits::default());
     let mut decoded = 0;
-    let mut count = |bytes: &[u8]| decoded += bytes.len() as u64;
+    let mut count = |bytes: Bytes| decoded += bytes.len() as u64;
+    let (head, repeated) = (
+        Bytes::copy_from_slice(head),
+        Bytes::copy_from_slice(repeated),
+    );
     let (result, peak) = peak::of(|| {
-        indexer.push(head, &mut count)?;
-        (0..times).try_for_each(|_| indexer.push(repeated, &mut count))
+        indexer.push(&head, &mut count)?;
+        (0..times).try_for_each(|_| indexer.push(&repeated, &mut count))?;
+        // Some have no end; what was decoded of them counts.
+        let _ = indexer.finish(&mut count);
+        Ok(())
     });
     (result.map(|()| decoded), peak)
 }

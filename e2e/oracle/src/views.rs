@@ -3,6 +3,7 @@
 //! and the node run, from the bytes of the blobs on.
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use clip_archive::{
     ArchiveWriter, Digest, Entry, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo,
 };
@@ -218,7 +219,7 @@ fn index(blob: &Blob) -> Result<LayerSection, LayerError> {
     let mut indexer = LayerIndexer::new(info, SpanLimits::default());
     // Odd pieces, as a network delivers them.
     for piece in blob.bytes.chunks(4093) {
-        indexer.push(piece)?;
+        indexer.push(Bytes::copy_from_slice(piece))?;
     }
     Ok(indexer.finish()?.section)
 }

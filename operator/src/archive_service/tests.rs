@@ -414,3 +414,38 @@ async fn only_the_node_plugin_may_download() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_job_that_may_upload_gets_the_archive_that_it_replaces() {
+    let bench = Bench::new();
+    let get = |token| bench.send(Method::GET, UPLOAD, token, vec![]);
+    assert_eq!(get(Some("good")).await, (204, vec![]));
+    bench.put(UPLOAD, Some("good"), archive()).await;
+    assert_eq!(get(Some("good")).await, (200, archive()));
+
+    for (token, code) in [
+        (None, 401),
+        (Some("forged"), 401),
+        (Some("elsewhere"), 403),
+        (Some("unbound"), 403),
+        (Some("other-job"), 403),
+        (Some("node"), 403),
+    ] {
+        assert_eq!(get(token).await.0, code, "{token:?}");
+    }
+
+    let digest = Digest::of(&archive());
+    bench.store.remove_archive(digest).expect("removed");
+    assert_eq!(get(Some("good")).await.0, 404, "lost from the disk");
+}
+
+#[tokio::test]
+async fn a_clipimage_that_was_made_anew_gets_nothing_of_its_predecessor() {
+    let bench = Bench::new();
+    bench.put(UPLOAD, Some("good"), archive()).await;
+    bench
+        .apiserver
+        .change_image(|image| image.metadata.uid = Some("u2".into()));
+    let get = bench.send(Method::GET, UPLOAD, Some("good"), vec![]).await;
+    assert_eq!(get.0, 409);
+}

@@ -135,7 +135,7 @@ async fn fetch(
 fn walk(info: LayerInfo, mut chunks: Receiver<Bytes>) -> Result<LayerSection, LayerError> {
     let mut indexer = LayerIndexer::new(info, SpanLimits::default());
     while let Some(chunk) = chunks.blocking_recv() {
-        indexer.push(&chunk)?;
+        indexer.push(chunk)?;
     }
     Ok(indexer.finish()?.section)
 }

@@ -27,7 +27,7 @@ mod header;
 mod output;
 mod tables;
 
-pub use output::{Output, Reference};
+pub use output::{BUFFER_LEN, Output, Reference};
 
 use bits::{Bits, SplitByte};
 use header::{BlockHeader, Body};

@@ -1,0 +1,134 @@
+//! The operator's archive service, as a Job sees it: it takes the archive of one ClipImage, and gives back the one
+//! before.
+
+use crate::{failure::Failure, units};
+use anyhow::{Context as _, anyhow, ensure};
+use clip_engine::Archive;
+use reqwest::StatusCode;
+use std::{path::Path, time::Duration};
+
+/// An upload is tried so often: the operator may be just restarting.
+const UPLOAD_TRIES: u32 = 6;
+
+/// A connection inside the cluster comes about in milliseconds, or after one lost SYN in a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer that takes longer never comes: checking an archive of 100 MB takes the service a second.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where it is, and who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct ArchiveService<'a> {
+    /// Address of the ClipImage's archive.
+    pub url: &'a str,
+    /// The file with the bearer token.
+    pub token_file: &'a Path,
+}
+
+impl ArchiveService<'_> {
+    /// Sends an archive; it becomes the one of the ClipImage that the URL names.
+    pub async fn upload(&self, archive: &[u8]) -> Result<(), Failure> {
+        let url = self.url;
+        let http = http_client().map_err(|error| Failure::new("InternalError", error))?;
+        let body = bytes::Bytes::copy_from_slice(archive);
+        let mut pause = Duration::from_secs(1);
+        for attempt in 1.. {
+            let token = self
+                .token()
+                .map_err(|error| Failure::new("UploadRefused", error))?;
+            let answer = http
+                .put(url)
+                .bearer_auth(&token)
+                .body(body.clone())
+                .send()
+                .await;
+            let failure = match answer {
+                Ok(answer) if answer.status().is_success() => {
+                    eprintln!(
+                        "Sent the archive ({}) to the archive service",
+                        units::bytes(archive.len() as u64)
+                    );
+                    return Ok(());
+                }
+                Ok(answer) => {
+                    let status = answer.status();
+                    let text = answer.text().await.unwrap_or_default();
+                    let message = format!(
+                        "the archive service at {url} refused the archive ({status}): {}",
+                        text.trim()
+                    );
+                    match status.is_client_error() {
+                        true => return Err(Failure::permanent("UploadRefused", message)),
+                        false => Failure::new("UploadRefused", message),
+                    }
+                }
+                Err(error) => Failure::new(
+                    "UploadFailed",
+                    format!(
+                        "the archive service at {url} does not answer: {}",
+                        innermost(&error)
+                    ),
+                ),
+            };
+            if attempt == UPLOAD_TRIES {
+                return Err(failure);
+            }
+            tracing::warn!(
+                attempt,
+                "{}; trying again in {} s",
+                failure.message,
+                pause.as_secs()
+            );
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// The archive of the ClipImage that the URL names; none if it has none yet.
+    pub async fn download(&self) -> anyhow::Result<Option<Archive>> {
+        let request = http_client()?.get(self.url).bearer_auth(self.token()?);
+        let answer = request
+            .send()
+            .await
+            .map_err(|error| anyhow!(innermost(&error)))?;
+        if answer.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        ensure!(
+            answer.status().is_success(),
+            "the archive service answers {}",
+            answer.status()
+        );
+        Ok(Some(Archive::open(answer.bytes().await?.to_vec())?))
+    }
+
+    /// Read each time: the kubelet renews it.
+    fn token(&self) -> anyhow::Result<String> {
+        let token = std::fs::read_to_string(self.token_file)
+            .with_context(|| format!("cannot read the token {}", self.token_file.display()))?;
+        Ok(token.trim().to_owned())
+    }
+}
+
+/// The archive service is in the cluster: no proxy, and plain HTTP unless an ingress with a certificate that
+/// the system knows stands before it.
+fn http_client() -> anyhow::Result<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = rustls::crypto::ring::default_provider().into();
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT);
+    Ok(client.build()?)
+}
+
+/// The cause at the end of the chain: the HTTP library's own words say only that a request failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
