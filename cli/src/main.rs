@@ -1,6 +1,7 @@
 //! `clip`: index an image, look into the archive, mount it.
 
 mod archive_source;
+mod cache;
 mod common;
 mod failure;
 mod index;
@@ -40,6 +41,7 @@ enum Command {
     Ls(list::LsArgs),
     Cat(list::CatArgs),
     Verify(verify::VerifyArgs),
+    Cache(cache::CacheArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,8 +54,9 @@ fn main() -> ExitCode {
         Command::Umount(args) => umount::run(args),
         Command::Ls(args) => list::ls(&cli.common, args),
         Command::Cat(args) => list::cat(&cli.common, args),
-        // The result has exit codes of its own.
+        // Their results have exit codes of their own.
         Command::Verify(args) => return verify::run(args),
+        Command::Cache(args) => return cache::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,9 +3,11 @@
 
 mod archive;
 mod artifacts;
+mod cache;
 mod containers;
 mod differential;
 mod errors;
+mod eviction;
 mod judges;
 mod kills;
 mod kinds;

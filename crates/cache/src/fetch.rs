@@ -1,9 +1,9 @@
 //! Filling a span: one fetch however many readers wait, checked before anybody sees it.
 
 use crate::{
+    landing::{self, Landed},
     layer::{LayerReader, LayerStore},
     staged::Staged,
-    states::SpanState,
     stats::Counters,
 };
 use clip_archive::{Digest, SpanDigest, SpanHasher, SpanKind, Window};
@@ -15,12 +15,11 @@ use futures::{
 };
 use std::{
     io,
-    os::unix::fs::FileExt,
     sync::{Arc, PoisonError},
 };
 
 /// A fetch that any number of readers wait for.
-pub type Flight = Shared<BoxFuture<'static, Result<(), Arc<FillError>>>>;
+pub type Flight = Shared<BoxFuture<'static, Result<Landed, Arc<FillError>>>>;
 
 /// Why a span could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +72,12 @@ pub enum FillError {
 impl FillError {
     /// Whether the same fetch may succeed in a while.
     pub fn may_go_away(&self) -> bool {
-        matches!(self, Self::Fetch(error) if !error.is_permanent())
+        match self {
+            Self::Fetch(error) => !error.is_permanent(),
+            // An evictor was in the way.
+            Self::Io(error) => error.kind() == io::ErrorKind::ResourceBusy,
+            _ => false,
+        }
     }
 }
 
@@ -108,14 +112,9 @@ pub fn join(reader: &LayerReader, span: usize) -> Flight {
     flight
 }
 
-async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(), FillError> {
-    match store.states.get(index) {
-        SpanState::Present => return Ok(()),
-        SpanState::Unverified if is_intact(store, index)? => {
-            store.states.set(index, SpanState::Present);
-            return Ok(());
-        }
-        _ => {}
+async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<Landed, FillError> {
+    if let Some(landed) = landing::find(store, index) {
+        return Ok(landed);
     }
     let span = &store.table.spans[index];
     let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
@@ -139,7 +138,7 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
         decoder
             .push(&chunk?, &mut write)
             .map_err(|source| decode_error(store, index, source))?;
-        written?;
+        written.inspect_err(|error| landing::refused(store, error))?;
     }
     decoder
         .finish()
@@ -154,27 +153,9 @@ async fn fill(store: &LayerStore, source: &BlobSource, index: usize) -> Result<(
             found,
         });
     }
-    staged.write_to(&store.data, store.starts[index])?;
-    store.states.set(index, SpanState::Present);
     Counters::add(&store.counters.spans_fetched, 1);
     Counters::add(&store.counters.bytes_fetched, span.blob_len);
-    Ok(())
-}
-
-/// Whether the bytes of a span from before the machine's restart have their digest.
-fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
-    let span = &store.table.spans[index];
-    let (mut at, mut left) = (store.starts[index], span.tar_len);
-    let mut hasher = SpanHasher::default();
-    let mut buf = vec![0; 256 << 10];
-    while left > 0 {
-        let len = left.min(buf.len() as u64) as usize;
-        store.data.read_exact_at(&mut buf[..len], at)?;
-        hasher.update(&buf[..len]);
-        at += len as u64;
-        left -= len as u64;
-    }
-    Ok(hasher.take() == span.digest)
+    Ok(landing::land(store, index, staged)?)
 }
 
 fn window_of(store: &LayerStore, index: usize) -> Result<Option<&Window>, FillError> {

@@ -3,10 +3,7 @@
 use crate::mapped::Mapped;
 use clip_archive::erofs::{FileType, Image, Inode, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Facts about the image, for messages and `statfs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +32,6 @@ pub enum ImageFsError {
     /// Content could not be had.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The cache could not be read.
-    #[error("cannot read the cached layer: {0}")]
-    Io(#[from] io::Error),
     /// The tree points to a layer that the image does not have.
     #[error("the expanded tree is damaged: a file lies in layer {0}, which does not exist")]
     NoSuchLayer(u16),
@@ -110,7 +104,7 @@ impl ImageFs {
             let at = out.len();
             out.resize(at + extent.len as usize, 0);
             if let Place::Layer { index, offset } = extent.place
-                && !self.layer(index)?.read_cached(offset, &mut out[at..])?
+                && !self.layer(index)?.read_cached(offset, &mut out[at..])
             {
                 out.truncate(start);
                 return Ok(false);
@@ -150,7 +144,7 @@ impl ImageFs {
         let layer = self.layer(index)?;
         let at = out.len();
         out.resize(at + clamp(layer.size(), offset, len), 0);
-        let found = layer.read_cached(offset, &mut out[at..])?;
+        let found = layer.read_cached(offset, &mut out[at..]);
         if !found {
             out.truncate(at);
         }
