@@ -1,7 +1,7 @@
 //! FILE or IMAGE: commands that read take either. An image is indexed first, once per digest.
 
 use crate::{
-    common::{RegistryArgs, StateArgs, runtime},
+    common::{CacheLimitArgs, RegistryArgs, StateArgs, runtime},
     failure::Failure,
     progress::Shown,
 };
@@ -32,6 +32,9 @@ pub struct SourceArgs {
     state: StateArgs,
 
     #[command(flatten)]
+    cache: CacheLimitArgs,
+
+    #[command(flatten)]
     registry: RegistryArgs,
 }
 
@@ -60,6 +63,7 @@ impl SourceArgs {
         client.read_timeout = client.read_timeout.min(read_timeout);
         let options = NodeOptions {
             state_dir: self.state.path()?,
+            cache: self.cache.limits(),
             client,
             read_timeout,
         };

@@ -2,7 +2,10 @@
 
 use crate::failure::Failure;
 use clap::Args;
-use clip_engine::registry::{Client, ClientOptions, Credentials, PlainHttp};
+use clip_engine::{
+    CacheLimits, FreeSpace, parse_bytes,
+    registry::{Client, ClientOptions, Credentials, PlainHttp},
+};
 use clip_telemetry::logs;
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
@@ -144,5 +147,29 @@ impl StateArgs {
             .or_else(|| from_env("HOME").map(|home| home.join(".cache")))
             .map(|cache| cache.join("clip"))
             .ok_or_else(|| Failure::local("no home directory: name a folder with --state-dir"))
+    }
+}
+
+/// How much of the disk fetched content may take.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheLimitArgs {
+    /// Keep at most so much fetched content on the disk, such as 20Gi; what was not used for the longest time goes
+    /// [default: what --cache-min-free allows].
+    #[arg(long, value_name = "SIZE", env = "CLIP_CACHE_MAX", value_parser = parse_bytes)]
+    cache_max: Option<u64>,
+
+    /// Leave so much of the disk free, such as 10Gi or 15%.
+    #[arg(long, value_name = "SIZE|PERCENT", env = "CLIP_CACHE_MIN_FREE", default_value_t = CacheLimits::default().min_free)]
+    cache_min_free: FreeSpace,
+}
+
+impl CacheLimitArgs {
+    /// The limits that these flags ask for.
+    pub fn limits(&self) -> CacheLimits {
+        CacheLimits {
+            max_bytes: self.cache_max,
+            min_free: self.cache_min_free,
+        }
     }
 }

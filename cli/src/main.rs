@@ -2,6 +2,7 @@
 
 mod archive_service;
 mod archive_source;
+mod cache;
 mod common;
 mod failure;
 mod index;
@@ -45,6 +46,7 @@ enum Command {
     Ls(list::LsArgs),
     Cat(list::CatArgs),
     Verify(verify::VerifyArgs),
+    Cache(cache::CacheArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,8 +61,9 @@ fn main() -> ExitCode {
         Command::Profile(args) => profile::run(&cli.common, args),
         Command::Ls(args) => list::ls(&cli.common, args),
         Command::Cat(args) => list::cat(&cli.common, args),
-        // The result has exit codes of its own.
+        // Their results have exit codes of their own.
         Command::Verify(args) => return verify::run(args),
+        Command::Cache(args) => return cache::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

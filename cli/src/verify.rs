@@ -61,7 +61,7 @@ Exit codes:
    1  could not be checked; may be possible later (registry unreachable, file unreadable)
    2  wrong usage
    3  archive and image differ, or the archive is damaged: the last line says which is to blame
-   4  the cache holds wrong bytes: the last lines say what to delete
+   4  the cache holds wrong bytes: the last line says how to have them fetched again
   42  could not be checked, and trying again cannot help (credentials refused, image deleted)
 
 Examples:
@@ -73,7 +73,7 @@ Examples:
 /// Archive and image differ.
 const DIFFERS: u8 = 3;
 /// The cache holds wrong bytes.
-const CORRUPT: u8 = 4;
+pub const CORRUPT: u8 = 4;
 
 /// Runs the command.
 pub fn run(args: VerifyArgs) -> ExitCode {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use clip_engine::{FreeSpace, parse_bytes};
 use clip_telemetry::logs::Format;
 
 /// The CSI node plugin of Clip: mounts indexed container images into pods.
@@ -32,6 +33,20 @@ pub struct Args {
         value_name = "DIR"
     )]
     pub state_dir: PathBuf,
+
+    /// Keep at most so much image content on the disk, such as 200Gi; what was not used for the longest time goes.
+    /// Default: what --cache-min-free allows.
+    #[arg(long, env = "CLIP_CACHE_MAX", value_name = "SIZE", value_parser = parse_bytes)]
+    pub cache_max: Option<u64>,
+
+    /// Leave so much of the disk free, such as 50Gi or 20%. Kubelet begins to delete images and pods at 15%.
+    #[arg(
+        long,
+        env = "CLIP_CACHE_MIN_FREE",
+        value_name = "SIZE|PERCENT",
+        default_value = "20%"
+    )]
+    pub cache_min_free: FreeSpace,
 
     /// The operator's archive service, such as http://clip-archives.clip-system.svc.
     #[arg(long, env = "CLIP_ARCHIVE_SERVICE", value_name = "URL")]

@@ -103,7 +103,7 @@ fn serve_code(error: &ServeError) -> Code {
             Reason::NotServed | Reason::Internal => Code::Internal,
         },
         ServeError::Down | ServeError::Silent => Code::Unavailable,
-        ServeError::Send(_) => Code::Internal,
+        ServeError::Send(_) | ServeError::Mistaken => Code::Internal,
     }
 }
 

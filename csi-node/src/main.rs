@@ -58,6 +58,7 @@ async fn main() -> anyhow::Result<()> {
     let places = places(&args)?;
     let publisher = Arc::new(publisher(&args, &places, serve.clone()).await?);
     recover(&places, &publisher.archives, &publisher.mounts).await?;
+    tokio::spawn(node_metrics.clone().count_cache(serve.clone()));
     tokio::spawn(keep_mounts_alive(
         serve,
         publisher.clone(),
@@ -113,7 +114,9 @@ fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
     let mut arguments = vec![
         format!("--state-dir={}", args.state_dir.display()),
         format!("--log-format={}", args.log_format),
+        format!("--cache-min-free={}", args.cache_min_free),
     ];
+    arguments.extend(args.cache_max.map(|max| format!("--cache-max={max}")));
     arguments.extend(
         args.plain_http
             .iter()

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use clip_telemetry::metrics::{
-    CSI_ARCHIVES_MOUNTED, CSI_REQUEST_DURATION, CSI_REQUESTS, CSI_VOLUMES, Metrics, SERVE_RESTARTS,
+    CACHE_EVICTED, CACHE_READS, CACHE_SIZE, CACHE_SPANS_DAMAGED, CACHE_SPANS_EVICTED,
+    CACHE_SPANS_NOT_KEPT, CSI_ARCHIVES_MOUNTED, CSI_REQUEST_DURATION, CSI_REQUESTS, CSI_VOLUMES,
+    Metrics, SERVE_RESTARTS,
 };
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +13,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
+
+use crate::serve_process::ServeProcess;
+use crate::wire::CacheCounts;
+
+/// How often clip-serve is asked what its cache did; Prometheus asks us every 15 s or less often.
+const CACHE_COUNTED_EVERY: Duration = Duration::from_secs(5);
 
 /// Upper bounds in seconds: a mount from disk takes 10 ms, one that waits for the index up to 100 s.
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0, 30.0, 60.0, 120.0];
@@ -24,6 +32,23 @@ pub struct NodeMetrics {
     volumes: Gauge,
     /// Times that clip-serve ended and was started again.
     pub serve_restarts: Counter,
+    cache: CacheMetrics,
+}
+
+/// What clip-serve's cache does. It has no endpoint of its own.
+#[derive(Clone, Debug)]
+struct CacheMetrics {
+    size: Gauge,
+    reads: Family<ReadLabels, Counter>,
+    spans_evicted: Counter,
+    bytes_evicted: Counter,
+    spans_not_kept: Counter,
+    spans_damaged: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReadLabels {
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +66,34 @@ impl NodeMetrics {
             archives: metrics.gauge(&CSI_ARCHIVES_MOUNTED),
             volumes: metrics.gauge(&CSI_VOLUMES),
             serve_restarts: metrics.counter(&SERVE_RESTARTS),
+            cache: CacheMetrics {
+                size: metrics.gauge(&CACHE_SIZE),
+                reads: metrics.counters(&CACHE_READS),
+                spans_evicted: metrics.counter(&CACHE_SPANS_EVICTED),
+                bytes_evicted: metrics.counter(&CACHE_EVICTED),
+                spans_not_kept: metrics.counter(&CACHE_SPANS_NOT_KEPT),
+                spans_damaged: metrics.counter(&CACHE_SPANS_DAMAGED),
+            },
+        }
+    }
+
+    /// Keeps the cache's metrics up to date, for ever.
+    pub async fn count_cache(self, serve: ServeProcess) {
+        let mut before = (0, CacheCounts::default());
+        loop {
+            tokio::time::sleep(CACHE_COUNTED_EVERY).await;
+            // One that is not running, or of another version, counts nothing.
+            if let Ok(generation) = serve.generation().await
+                && let Ok(now) = serve.cache_counts().await
+            {
+                // A new life counts from zero.
+                let last = match generation == before.0 {
+                    true => before.1,
+                    false => CacheCounts::default(),
+                };
+                self.cache.add(&last, &now);
+                before = (generation, now);
+            }
         }
     }
 
@@ -62,5 +115,58 @@ impl NodeMetrics {
         self.duration.observe(took.as_secs_f64());
         self.archives.set(archives as i64);
         self.volumes.set(volumes as i64);
+    }
+}
+
+impl CacheMetrics {
+    fn add(&self, before: &CacheCounts, now: &CacheCounts) {
+        self.size.set(now.bytes_on_disk as i64);
+        let add = |counter: &Counter, of: fn(&CacheCounts) -> u64| {
+            counter.inc_by(of(now).saturating_sub(of(before)));
+        };
+        for (result, of) in [
+            ("hit", (|counts| counts.hits) as fn(&CacheCounts) -> u64),
+            ("miss", |counts| counts.misses),
+        ] {
+            add(&self.reads.get_or_create(&ReadLabels { result }), of);
+        }
+        add(&self.spans_evicted, |counts| counts.spans_evicted);
+        add(&self.bytes_evicted, |counts| counts.bytes_evicted);
+        add(&self.spans_not_kept, |counts| counts.spans_not_kept);
+        add(&self.spans_damaged, |counts| counts.spans_damaged);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cache_did_is_counted_once() {
+        let mut metrics = Metrics::new("test", "1");
+        let node = NodeMetrics::new(&mut metrics);
+        let first = CacheCounts {
+            hits: 5,
+            bytes_evicted: 100,
+            bytes_on_disk: 70,
+            ..CacheCounts::default()
+        };
+        let second = CacheCounts {
+            hits: 8,
+            misses: 1,
+            bytes_on_disk: 60,
+            ..first
+        };
+        node.cache.add(&CacheCounts::default(), &first);
+        node.cache.add(&first, &second);
+        let text = metrics.encode();
+        for line in [
+            "clip_cache_reads_total{result=\"hit\"} 8",
+            "clip_cache_reads_total{result=\"miss\"} 1",
+            "clip_cache_evicted_bytes_total 100",
+            "clip_cache_size_bytes 60",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 }

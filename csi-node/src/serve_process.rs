@@ -15,7 +15,7 @@ use std::{io, thread};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::sync::{oneshot, watch};
 
-use crate::wire::{self, Command, Outcome, Refusal, Reply, Request, Summary};
+use crate::wire::{self, CacheCounts, Command, Outcome, Refusal, Reply, Request, Summary};
 
 /// How long the server may take for an answer. Opening an archive reads one local file: seconds mean a dying disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -41,6 +41,9 @@ pub enum ServeError {
     /// The server runs and does not answer.
     #[error("clip-serve did not answer within {} s", ANSWER_LIMIT.as_secs())]
     Silent,
+    /// The answer is to another question.
+    #[error("clip-serve gave an answer to another question: is it of another version?")]
+    Mistaken,
     /// The request could not be sent.
     #[error("cannot ask clip-serve: {0}")]
     Send(#[source] io::Error),
@@ -123,11 +126,31 @@ impl ServeProcess {
         command: Command,
         descriptor: Option<OwnedFd>,
     ) -> Result<Summary, ServeError> {
+        match self.answer(command, descriptor).await? {
+            Outcome::Ok(summary) => Ok(summary),
+            Outcome::Error(refusal) => Err(refusal.into()),
+            Outcome::CacheCounts(_) => Err(ServeError::Mistaken),
+        }
+    }
+
+    /// What the server's cache did in its present life.
+    pub async fn cache_counts(&self) -> Result<CacheCounts, ServeError> {
+        match self.answer(Command::CacheCounts {}, None).await? {
+            Outcome::CacheCounts(counts) => Ok(counts),
+            Outcome::Error(refusal) => Err(refusal.into()),
+            Outcome::Ok(_) => Err(ServeError::Mistaken),
+        }
+    }
+
+    async fn answer(
+        &self,
+        command: Command,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Outcome, ServeError> {
         let connection = self.connection().await?;
         let answer = connection.ask(command, descriptor);
         match tokio::time::timeout(ANSWER_LIMIT, answer).await {
-            Ok(Ok(Outcome::Ok(summary))) => Ok(summary),
-            Ok(Ok(Outcome::Error(refusal))) => Err(refusal.into()),
+            Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(error)) => {
                 if matches!(error, ServeError::Down) {
                     self.forget(&connection);

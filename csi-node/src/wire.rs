@@ -8,6 +8,8 @@
 //! {"id":1,"ok":{"files":524,"bytes":7600000}}
 //! {"id":2,"renewCredentials":{"archiveDigest":"sha256:ab…","dockerConfigJson":"{\"auths\":…}"}}
 //! {"id":2,"error":{"reason":"credentialsInvalid","message":"…"}}
+//! {"id":3,"cacheCounts":{}}
+//! {"id":3,"cacheCounts":{"hits":812,"misses":34,"bytesOnDisk":71303168,…}}
 //! ```
 //! Secrets are on this socket and in the memory of both processes, nowhere else: not in files, not in logs.
 //!
@@ -71,6 +73,8 @@ pub enum Command {
         /// Docker configuration with credentials for the image's registry.
         docker_config_json: Secret,
     },
+    /// Say what the cache did.
+    CacheCounts {},
 }
 
 /// What is known of the credentials for an image's registry.
@@ -104,6 +108,28 @@ pub enum Outcome {
     Ok(Summary),
     /// Not done.
     Error(Refusal),
+    /// What the cache did.
+    CacheCounts(CacheCounts),
+}
+
+/// What the cache did in the server's present life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CacheCounts {
+    /// Reads answered from what was there.
+    pub hits: u64,
+    /// Reads that had to wait for a fetch.
+    pub misses: u64,
+    /// Spans that were on the disk, damaged, and were fetched again.
+    pub spans_damaged: u64,
+    /// Spans that the disk did not take.
+    pub spans_not_kept: u64,
+    /// Spans that were taken away to make room.
+    pub spans_evicted: u64,
+    /// Bytes on the disk that became free thereby.
+    pub bytes_evicted: u64,
+    /// Bytes that the cache takes on the disk now.
+    pub bytes_on_disk: u64,
 }
 
 /// The size of a served image, as its archive states it.

@@ -94,23 +94,10 @@ impl Report {
             What::Cache { dir, verified, .. } if verified.is_intact() => {
                 format!("what {} holds of {file} is intact", dir.display())
             }
-            What::Cache { verified, .. } => {
-                let damaged = verified.layers.iter().map(|(_, layer)| layer);
-                let damaged = damaged.filter(|layer| !layer.damaged.is_empty());
-                let mut paths: Vec<_> = damaged.map(|layer| layer.dir.clone()).collect();
-                if let CachedTree::Corrupt(path) = &verified.tree {
-                    paths.push(path.clone());
-                }
-                paths.dedup();
-                let paths: Vec<_> = paths
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect();
-                format!(
-                    "the cache holds wrong bytes: unmount what uses it, then rm -r {}; it is made again when it is needed",
-                    paths.join(" ")
-                )
-            }
+            What::Cache { dir, .. } => format!(
+                "the cache holds wrong bytes: have them fetched again with `clip cache verify --state-dir {} {file}`",
+                dir.display()
+            ),
         }
     }
 

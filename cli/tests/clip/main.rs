@@ -3,10 +3,12 @@
 
 mod archive;
 mod artifacts;
+mod cache;
 mod containers;
 mod differential;
 mod engines;
 mod errors;
+mod eviction;
 mod judges;
 mod kills;
 mod kinds;

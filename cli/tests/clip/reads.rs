@@ -7,6 +7,10 @@ use clip_testkit::{
     layout::{self, Flaw, Layer},
     proxy::Mood,
 };
+use nix::{
+    fcntl::{PosixFadviseAdvice, posix_fadvise},
+    mount::MsFlags,
+};
 use std::{
     os::unix::fs::FileExt,
     path::Path,
@@ -231,27 +235,48 @@ fn s7_a_damaged_cache_is_noticed_when_it_is_opened() {
 }
 
 #[test]
-fn s7_a_full_or_read_only_disk_is_an_error_that_says_so_and_passes() {
+fn s7_writes_that_were_lost_in_a_power_cut_are_noticed() {
     let scene = Scene::new();
-    let _published = published(&scene);
-    let dir = scene.dir("small-disk");
-    let disk = Mounted::mount("tmpfs", &dir, "size=300k").unwrap();
-    let state = disk.path().join("state").display().to_string();
-    let said = scene.run(["cat", "--state-dir", &state, "image.clip", "/blob"]);
-    assert_eq!(said.code, 1, "{}", said.err);
-    assert!(said.err.contains("No space left on device"), "{}", said.err);
+    let published = published(&scene);
+    assert!(scene.ok(["cat", "image.clip", "/blob"]).raw == blob());
+    let list = list_cached(&scene, scene.state().to_str().unwrap());
+    let layer = Path::new(list["layers"][0]["dir"].as_str().unwrap());
+    let open = |name| std::fs::File::options().write(true).open(layer.join(name));
+    // The table reached the disk; some of a span's bytes did not. Then the machine is started again.
+    let data = open("data").unwrap();
+    data.write_all_at(&vec![0; 20_000], 200_000).unwrap();
+    open("states").unwrap().write_all_at(&[7; 16], 16).unwrap();
+    published.proxy.forget();
+    assert!(scene.ok(["cat", "image.clip", "/blob"]).raw == blob());
+    let asked = published.proxy.ranges().len();
     assert!(
-        blob().starts_with(&said.raw),
-        "what came out before is right"
+        (1..=2).contains(&asked),
+        "{asked}: the rest was found intact"
     );
+    published.proxy.forget();
+    assert!(scene.ok(["cat", "image.clip", "/blob"]).raw == blob());
+    assert!(published.proxy.ranges().is_empty());
+}
+
+/// Changes options of a mounted tmpfs.
+fn remount(disk: &Mounted, flags: MsFlags, data: Option<&str>) {
     nix::mount::mount(
         None::<&str>,
         disk.path(),
         None::<&str>,
-        nix::mount::MsFlags::MS_REMOUNT,
-        Some("size=8m"),
+        MsFlags::MS_REMOUNT | flags,
+        data,
     )
     .unwrap();
+}
+
+/// docs/semantics.md: "A full or read-only disk fails no read".
+#[test]
+fn s7_a_disk_that_takes_nothing_fails_no_read_and_is_used_again_when_it_does() {
+    let scene = Scene::new();
+    let published = published(&scene);
+    let disk = Mounted::mount("tmpfs", &scene.dir("small-disk"), "size=300k").unwrap();
+    let state = disk.path().join("state").display().to_string();
     assert!(
         scene
             .ok(["cat", "--state-dir", &state, "image.clip", "/blob"])
@@ -259,18 +284,49 @@ fn s7_a_full_or_read_only_disk_is_an_error_that_says_so_and_passes() {
             == blob()
     );
 
-    nix::mount::mount(
-        None::<&str>,
-        disk.path(),
-        None::<&str>,
-        nix::mount::MsFlags::MS_REMOUNT | nix::mount::MsFlags::MS_RDONLY,
-        None::<&str>,
-    )
+    scene.dir("mnt");
+    let server = scene.mount(["--state-dir", &state, "image.clip", "mnt"]);
+    let read = || {
+        let file = std::fs::File::open(server.path().join("blob")).unwrap();
+        // Ask the server, not the kernel.
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut &file, &mut bytes).unwrap();
+        assert!(bytes == blob());
+    };
+    (0..3).for_each(|_| read());
+    server.wait_for_log("takes nothing");
+    let complaints = server.log().matches("takes nothing").count();
+    assert_eq!(complaints, 1, "not for every read: {}", server.log());
+
+    remount(&disk, MsFlags::empty(), Some("size=8m"));
+    wait_until("the disk is used again", PATIENCE, || {
+        published.proxy.forget();
+        read();
+        published.proxy.ranges().is_empty()
+            && list_cached(&scene, &state)["layers"][0]["cachedBytes"].as_u64() > Some(MIB)
+    })
     .unwrap();
-    let said = scene.run(["cat", "--state-dir", &state, "image.clip", "/blob"]);
+    drop(server);
+
+    remount(&disk, MsFlags::MS_RDONLY, None);
+    assert!(
+        scene
+            .ok(["cat", "--state-dir", &state, "image.clip", "/blob"])
+            .raw
+            == blob()
+    );
+    // Without a place for the tree there is nothing to show.
+    let other = disk.path().join("other").display().to_string();
+    let said = scene.run(["cat", "--state-dir", &other, "image.clip", "/blob"]);
     assert_eq!(said.code, 1, "{}", said.err);
     assert!(said.err.contains("Read-only file system"), "{}", said.err);
     assert!(said.err.contains("--state-dir"), "the remedy: {}", said.err);
+}
+
+fn list_cached(scene: &Scene, state: &str) -> serde_json::Value {
+    let said = scene.ok(["cache", "ls", "--json", "--state-dir", state]);
+    serde_json::from_str(&said.out).unwrap()
 }
 
 #[test]

@@ -5,7 +5,11 @@
 //! before and after it was read, twice: whoever takes a span away clears its state first, whoever
 //! fills one sets its state last.
 
-use crate::states::{SpanState, SpanStatesSeen};
+use crate::{
+    layer_files::{DATA, STATES},
+    states::SpanStatesSeen,
+    word::{self, SpanState},
+};
 use clip_archive::{Digest, SeekTable, SpanDigest, SpanHasher};
 use nix::{
     errno::Errno,
@@ -74,30 +78,33 @@ pub fn audit(
         damaged: Vec::new(),
         bytes_read: 0,
     };
-    let data = match File::open(audit.dir.join("data")) {
+    let data = match File::open(audit.dir.join(DATA)) {
         // The cache makes it anew and trusts no state that spoke of another.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(audit),
         opened => opened?,
     };
-    let path = audit.dir.join("states");
-    let states = SpanStatesSeen::open(&path, table.spans.len(), data.metadata()?.ino())?;
-    let Some(states) = states else {
-        return Ok(audit);
+    let path = audit.dir.join(STATES);
+    let states = match SpanStatesSeen::open(&path, false)? {
+        Some(states) if states.ends().len() == table.spans.len() => states,
+        // The cache begins anew.
+        _ => return Ok(audit),
     };
+    let trusted = states.is_trusted(data.metadata()?.ino())?;
     let mut start = 0;
     for (index, span) in table.spans.iter().enumerate() {
         let range = start..start + span.tar_len;
         start = range.end;
-        match states.get(index)? {
-            SpanState::Present if states.trusted => {}
-            SpanState::Absent => continue,
-            _ => {
+        let seen = states.look(index)?;
+        match seen.state() {
+            SpanState::Present if trusted => {}
+            SpanState::Absent | SpanState::Evicting => continue,
+            SpanState::Present | SpanState::Unverified => {
                 audit.unverified += 1;
                 continue;
             }
         }
         let found = look_twice(&data, &range, &span.digest, || {
-            Ok(states.get(index)? == SpanState::Present)
+            Ok(states.look(index)? == seen)
         })?;
         let damage = match found {
             Look::Gone => continue,
@@ -115,6 +122,23 @@ pub fn audit(
         }));
     }
     Ok(audit)
+}
+
+/// Has the damaged spans fetched again when they are needed. Safe beside mounts that use them; what was right again in the
+/// meantime is fetched once more.
+pub fn forget_damaged(audit: &CacheAudit) -> io::Result<()> {
+    if audit.damaged.is_empty() {
+        return Ok(());
+    }
+    let Some(states) = SpanStatesSeen::open(&audit.dir.join(STATES), true)? else {
+        return Ok(());
+    };
+    let words = states.words()?;
+    for damaged in &audit.damaged {
+        // Another process may have been quicker.
+        word::forget(words.cell(damaged.span), states.look(damaged.span)?);
+    }
+    Ok(())
 }
 
 enum Look {

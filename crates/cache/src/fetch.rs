@@ -1,10 +1,16 @@
 //! Filling a span: decoded, and checked before anybody sees it.
 
-use crate::{layer::LayerStore, run::Input, staged::Staged, states::SpanState, stats::Counters};
+use crate::{
+    landing::{self, Landed},
+    layer::LayerStore,
+    run::Input,
+    staged::Staged,
+    stats::Counters,
+};
 use clip_archive::{Digest, SpanDigest, SpanHasher, SpanKind, Window};
 use clip_registry::FetchError;
 use clip_seek::{DecodeError, SpanDecoder};
-use std::{io, os::unix::fs::FileExt};
+use std::io;
 
 /// Why a span could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +66,8 @@ impl FillError {
         match self {
             Self::Fetch(error) => !error.is_permanent(),
             Self::Aborted => true,
+            // An evictor was in the way.
+            Self::Io(error) => error.kind() == io::ErrorKind::ResourceBusy,
             _ => false,
         }
     }
@@ -71,9 +79,9 @@ impl FillError {
 }
 
 /// Decodes span `index` from `input`, checks it, and shows it. Blocks on the network and the disk.
-pub fn fill(store: &LayerStore, index: usize, input: &mut Input) -> Result<(), FillError> {
-    if store.states.get(index) == SpanState::Present {
-        return Ok(());
+pub fn fill(store: &LayerStore, index: usize, input: &mut Input) -> Result<Landed, FillError> {
+    if let Some(landed) = landing::find(store, index) {
+        return Ok(landed);
     }
     let span = &store.table.spans[index];
     let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
@@ -93,7 +101,7 @@ pub fn fill(store: &LayerStore, index: usize, input: &mut Input) -> Result<(), F
         decoder
             .push(&chunk, &mut write)
             .map_err(|source| decode_error(store, index, source))?;
-        written?;
+        written.inspect_err(|error| landing::refused(store, error))?;
     }
     decoder
         .finish()
@@ -108,27 +116,9 @@ pub fn fill(store: &LayerStore, index: usize, input: &mut Input) -> Result<(), F
             found,
         });
     }
-    staged.write_to(&store.data, store.starts[index])?;
-    store.states.set(index, SpanState::Present);
     Counters::add(&store.counters.spans_fetched, 1);
     Counters::add(&store.counters.bytes_fetched, span.blob_len);
-    Ok(())
-}
-
-/// Whether the bytes of a span from before the machine's restart have their digest.
-pub fn is_intact(store: &LayerStore, index: usize) -> io::Result<bool> {
-    let span = &store.table.spans[index];
-    let (mut at, mut left) = (store.starts[index], span.tar_len);
-    let mut hasher = SpanHasher::default();
-    let mut buf = vec![0; 256 << 10];
-    while left > 0 {
-        let len = left.min(buf.len() as u64) as usize;
-        store.data.read_exact_at(&mut buf[..len], at)?;
-        hasher.update(&buf[..len]);
-        at += len as u64;
-        left -= len as u64;
-    }
-    Ok(hasher.take() == span.digest)
+    Ok(landing::land(store, index, staged)?)
 }
 
 fn window_of(store: &LayerStore, index: usize) -> Result<Option<&Window>, FillError> {

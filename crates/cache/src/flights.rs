@@ -4,7 +4,8 @@
 //! Each span lands by itself: who waits for the first does not wait for the last.
 
 use crate::{
-    admission::Class, fetch::FillError, layer::LayerReader, run, states::SpanState, stats::Counters,
+    admission::Class, fetch::FillError, landing::Landed, layer::LayerReader, run, stats::Counters,
+    word::SpanState,
 };
 use clip_archive::Span;
 use futures::{FutureExt, future::Shared};
@@ -26,7 +27,7 @@ const RUN_MAX: [u64; 3] = [4 << 20, 4 << 20, 8 << 20];
 const NEAR: u64 = 1 << 20;
 
 /// What became of a span.
-pub type Landing = Result<(), Arc<FillError>>;
+pub type Landing = Result<Landed, Arc<FillError>>;
 
 /// The runs of one layer, by source and span: readers with other credentials do not share a failure.
 #[derive(Debug, Default)]
@@ -41,6 +42,7 @@ struct Booking {
 /// A span that somebody waits for.
 #[derive(Debug, Clone)]
 pub struct Flight {
+    pub span: usize,
     landing: Shared<oneshot::Receiver<Landing>>,
     /// A run that nobody waits for any more does not depart.
     _interest: Option<Arc<()>>,
@@ -69,6 +71,17 @@ pub struct Passenger {
 }
 
 impl Flight {
+    /// Of a span that is here already.
+    fn of_landed(span: usize, landed: Landed) -> Self {
+        let (passenger, landing) = Passenger::new(span);
+        let _ = passenger.landing.send(Ok(landed));
+        Self {
+            span,
+            landing: landing.shared(),
+            _interest: None,
+        }
+    }
+
     /// Waits until the span is there, or cannot be had.
     pub async fn landed(self) -> Landing {
         self.landing
@@ -87,12 +100,16 @@ impl LayerReader {
         {
             let mut bookings = store.flights.lock();
             for index in spans {
-                let state = store.states.get(index);
+                let state = store.state(index);
                 if state == SpanState::Present {
                     continue;
                 }
+                if let Some(bytes) = store.memory.get(&store.section_digest, index) {
+                    flights.push(Flight::of_landed(index, Landed::InMemory(bytes)));
+                    continue;
+                }
                 let (span, key) = (&store.table.spans[index], (self.source_id, index));
-                if let Some(flight) = bookings.get(&key).and_then(|b| b.join(class, span)) {
+                if let Some(flight) = bookings.get(&key).and_then(|b| b.join(class, index, span)) {
                     flights.push(flight);
                     continue;
                 }
@@ -116,6 +133,7 @@ impl LayerReader {
                 });
                 let landing = landing.shared();
                 flights.push(Flight {
+                    span: index,
                     landing: landing.clone(),
                     _interest: interest,
                 });
@@ -164,7 +182,7 @@ impl Flights {
 
 impl Booking {
     /// A place for one more who wants this span, unless they should not wait for this run.
-    fn join(&self, class: Class, span: &Span) -> Option<Flight> {
+    fn join(&self, class: Class, index: usize, span: &Span) -> Option<Flight> {
         let run = &self.run;
         let has_departed = run.boarding().is_none();
         let interest = run.interest.as_ref().and_then(Weak::upgrade);
@@ -172,6 +190,7 @@ impl Booking {
         let in_time = run.class <= class
             || has_departed && span.blob_offset <= run.at.load(Ordering::Relaxed) + NEAR;
         let flight = Flight {
+            span: index,
             landing: self.landing.clone(),
             _interest: interest,
         };
@@ -211,6 +230,7 @@ impl Run {
             flights.insert(
                 span,
                 Flight {
+                    span,
                     landing,
                     _interest: None,
                 },

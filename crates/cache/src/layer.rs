@@ -5,21 +5,26 @@ use crate::{
     admission::{Admission, Class},
     fetch::FillError,
     flights::{Flight, Flights},
-    states::{DataFile, SpanState, SpanStates},
+    housekeeper::{Housekeeper, OncePerMinute},
+    landing::{self, Landed},
+    layer_files::LayerFiles,
+    limits::CacheLimits,
+    memory_spans::MemorySpans,
+    states,
     stats::{CacheStats, Counters},
     whole::WholeBlobs,
+    word::{self, SpanState, Word},
 };
 use clip_archive::{Digest, SeekTable, Window};
 use clip_registry::BlobSource;
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     ops::Range,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::FileExt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -35,6 +40,12 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// passed by the next time, an archive that does not fit never will.
 const WRONG_CONTENT_TRIES: u32 = 3;
 
+/// How often a layer that could not be opened on its disk is tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(10);
+/// Spans that are looked at, read and looked at again in one go. A read is 1 MiB at most, and spans are seldom smaller
+/// than 128 KiB.
+const SPANS_AT_ONCE: usize = 8;
+
 /// Loads a layer's windows when the first span that needs one is decoded.
 pub type Windows = Box<dyn Fn() -> Result<Vec<Window>, String> + Send + Sync>;
 
@@ -43,11 +54,17 @@ pub type Windows = Box<dyn Fn() -> Result<Vec<Window>, String> + Send + Sync>;
 pub struct SpanCache {
     dir: PathBuf,
     runtime: Handle,
-    layers: Mutex<HashMap<Digest, Weak<LayerStore>>>,
+    layers: Arc<Layers>,
     next_source: AtomicU64,
     admission: Arc<Admission>,
     counters: Arc<Counters>,
+    memory: Arc<MemorySpans>,
+    housekeeper: Arc<Housekeeper>,
 }
+
+/// The layers that this process has open.
+#[derive(Debug, Default)]
+pub struct Layers(Mutex<HashMap<Digest, Weak<LayerStore>>>);
 
 /// What the cache must know of a layer.
 pub struct LayerSpec {
@@ -75,19 +92,25 @@ pub struct LayerReader {
 }
 
 /// A layer's files, shared by all its readers in this process.
-pub(crate) struct LayerStore {
+pub struct LayerStore {
+    pub section_digest: Digest,
     pub blob_digest: Digest,
     pub table: SeekTable,
     /// Position of each span in the tar.
     pub starts: Vec<u64>,
     pub dir: PathBuf,
-    pub data: File,
-    pub states: SpanStates,
+    files: OnceLock<LayerFiles>,
+    /// When the files were last tried to be opened, if they could not be.
+    tried: Mutex<Instant>,
     pub load_windows: Windows,
     pub windows: OnceLock<Vec<Window>>,
     pub flights: Flights,
     pub whole: WholeBlobs,
     pub counters: Arc<Counters>,
+    pub memory: Arc<MemorySpans>,
+    pub housekeeper: Arc<Housekeeper>,
+    pub disk_complaints: OncePerMinute,
+    pub damage_complaints: OncePerMinute,
 }
 
 /// Why a read failed.
@@ -96,26 +119,28 @@ pub enum ReadError {
     /// The bytes could not be fetched.
     #[error(transparent)]
     Fill(#[from] Arc<FillError>),
-    /// The cache's own files cannot be read.
-    #[error("cannot read the cached layer: {0}")]
-    Io(Arc<io::Error>),
     /// Nobody answered in time.
     #[error("gave up after {:.0} s: the registry does not answer", .0.as_secs_f64())]
     Timeout(Duration),
 }
 
 impl SpanCache {
-    /// The cache in `dir`, which is created. Fetches run on `runtime`.
-    pub fn open(dir: impl Into<PathBuf>, runtime: Handle) -> io::Result<Self> {
+    /// The cache in `dir`, which is created, kept within `limits` as long as anybody here uses it. Fetches run on
+    /// `runtime`.
+    pub fn open(dir: impl Into<PathBuf>, limits: CacheLimits, runtime: Handle) -> io::Result<Self> {
         let dir = dir.into();
         std::fs::create_dir_all(dir.join("layers"))?;
+        let (layers, counters) = (Arc::<Layers>::default(), Arc::<Counters>::default());
+        let housekeeper = Housekeeper::start(&dir, limits, counters.clone(), layers.clone())?;
         Ok(Self {
             dir,
             runtime,
-            layers: Mutex::default(),
+            layers,
             next_source: AtomicU64::new(0),
             admission: Arc::default(),
-            counters: Arc::default(),
+            counters,
+            memory: Arc::default(),
+            housekeeper: Arc::new(housekeeper),
         })
     }
 
@@ -140,29 +165,16 @@ impl SpanCache {
         self.counters.snapshot()
     }
 
+    /// Makes room on a disk that is full.
+    pub fn make_room(&self) {
+        self.housekeeper.make_room();
+    }
+
     fn store(&self, spec: LayerSpec) -> io::Result<Arc<LayerStore>> {
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut layers = self.layers.lock();
         if let Some(store) = layers.get(&spec.section_digest).and_then(Weak::upgrade) {
             return Ok(store);
         }
-        let dir = self.dir.join("layers").join(spec.section_digest.hex());
-        std::fs::create_dir_all(&dir)?;
-        let data = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(dir.join("data"))?;
-        let found = data.metadata()?;
-        let whole = found.len() == spec.table.tar_size;
-        if !whole {
-            data.set_len(spec.table.tar_size)?;
-        }
-        let file = DataFile {
-            inode: found.ino(),
-            whole,
-        };
-        let states = SpanStates::open(&dir.join("states"), spec.table.spans.len(), file)?;
         let next_start = |at: &mut u64, len: u64| Some(std::mem::replace(at, *at + len));
         let starts = spec
             .table
@@ -172,21 +184,39 @@ impl SpanCache {
             .scan(0, next_start)
             .collect();
         let store = Arc::new(LayerStore {
+            section_digest: spec.section_digest,
             blob_digest: spec.blob_digest,
             table: spec.table,
             starts,
-            dir,
-            data,
-            states,
+            dir: self.dir.join("layers").join(spec.section_digest.hex()),
+            files: OnceLock::new(),
+            tried: Mutex::new(Instant::now()),
             load_windows: spec.windows,
             windows: OnceLock::new(),
             flights: Flights::default(),
             whole: WholeBlobs::default(),
             counters: self.counters.clone(),
+            memory: self.memory.clone(),
+            housekeeper: self.housekeeper.clone(),
+            disk_complaints: OncePerMinute::default(),
+            damage_complaints: OncePerMinute::default(),
         });
+        store.open_files()?;
         layers.retain(|_, store| store.strong_count() > 0);
         layers.insert(spec.section_digest, Arc::downgrade(&store));
         Ok(store)
+    }
+}
+
+impl Layers {
+    /// Lets other processes know which spans this one uses.
+    pub fn share_used(&self) {
+        let stores: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        stores.iter().for_each(|store| store.share_used());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Weak<LayerStore>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -198,16 +228,16 @@ impl LayerReader {
 
     /// Reads `buf.len()` bytes at `offset` if every byte is here; false when something must be
     /// fetched first. Never waits for a network. The range must lie inside the layer.
-    pub fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+    pub fn read_cached(&self, offset: u64, buf: &mut [u8]) -> bool {
         let spans = self.store.spans_of(offset, buf.len());
-        if !self.copy(&spans, offset, buf)? {
-            return Ok(false);
+        let found = self.store.read_present(&spans, offset, buf);
+        if found {
+            if self.access.is_news(&spans) {
+                self.touch(&spans);
+            }
+            Counters::add(&self.store.counters.hits, 1);
         }
-        if self.access.is_news(&spans) {
-            self.touch(&spans);
-        }
-        Counters::add(&self.store.counters.hits, 1);
-        Ok(true)
+        found
     }
 
     /// Reads `buf.len()` bytes at `offset`, fetching what is missing; a registry that does not
@@ -218,24 +248,49 @@ impl LayerReader {
         buf: &mut [u8],
         deadline: Instant,
     ) -> Result<(), ReadError> {
-        if self.read_cached(offset, buf).map_err(io_error)? {
+        if self.read_cached(offset, buf) {
             return Ok(());
         }
         Counters::add(&self.store.counters.misses, 1);
         let spans = self.store.spans_of(offset, buf.len());
+        let mut flights = self
+            .join(spans.clone(), Class::Demand)
+            .into_iter()
+            .peekable();
+        // Behind the demand, so that it goes first.
+        self.touch(&spans);
         let mut patience = Patience::until(deadline);
-        let mut is_first = true;
+        for span in spans {
+            let flight = flights.next_if(|flight| flight.span == span);
+            let (at, part) = self.store.part_of(span, offset, buf.len());
+            self.read_span(span, at, &mut buf[part], flight, &mut patience)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a part of one span, beginning at byte `at` of the span.
+    async fn read_span(
+        &self,
+        span: usize,
+        at: u64,
+        part: &mut [u8],
+        mut flight: Option<Flight>,
+        patience: &mut Patience,
+    ) -> Result<(), ReadError> {
+        let offset = self.store.starts[span] + at;
         loop {
-            let flights = self.join(spans.clone(), Class::Demand);
-            if std::mem::take(&mut is_first) {
-                // Behind the demand, so that it goes first.
-                self.touch(&spans);
-            }
-            patience.wait_for(flights).await?;
-            // What is there may have been evicted before it was read.
-            if self.copy(&spans, offset, buf).map_err(io_error)? {
+            if let Some(flight) = flight
+                && let Some(Landed::InMemory(bytes)) = patience.wait_for(flight).await?
+            {
+                part.copy_from_slice(&bytes[at as usize..][..part.len()]);
                 return Ok(());
             }
+            // On the disk, it may be evicted before it is read; then it is fetched again.
+            if self.store.read_present(&(span..span + 1), offset, part) {
+                return Ok(());
+            }
+            flight = self.join(span..span + 1, Class::Demand).pop();
         }
     }
 
@@ -260,16 +315,6 @@ impl LayerReader {
         clip_registry::Digest::from_sha256(*self.store.blob_digest.as_bytes())
     }
 
-    /// Copies the bytes at `offset` to `buf`, if `spans`, which hold them, are all there.
-    fn copy(&self, spans: &Range<usize>, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
-        let is_there = |span| self.store.states.get(span) == SpanState::Present;
-        if !spans.clone().all(is_there) {
-            return Ok(false);
-        }
-        self.store.data.read_exact_at(buf, offset)?;
-        Ok(true)
-    }
-
     /// Notes that `spans` are read, and fetches ahead what will probably come next.
     fn touch(&self, spans: &Range<usize>) {
         let (store, counters) = (&self.store, &self.store.counters);
@@ -278,10 +323,6 @@ impl LayerReader {
             drop(self.join(ahead, Class::ReadAhead));
         }
     }
-}
-
-fn io_error(error: io::Error) -> ReadError {
-    ReadError::Io(Arc::new(error))
 }
 
 /// How long and how often a read tries.
@@ -306,17 +347,14 @@ impl Patience {
         }
     }
 
-    /// Waits until all have landed. After a failure that may go away it pauses; the caller then asks again.
-    async fn wait_for(&mut self, flights: Vec<Flight>) -> Result<(), ReadError> {
-        for flight in flights {
-            let landed = tokio::time::timeout_at(self.deadline.into(), flight.landed()).await;
-            match landed {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return self.pause_after(error).await,
-                Err(_) => return Err(self.timeout()),
-            }
+    /// Waits until a span has landed. After a failure that may go away it pauses, and says nothing; the caller then asks
+    /// again.
+    async fn wait_for(&mut self, flight: Flight) -> Result<Option<Landed>, ReadError> {
+        match tokio::time::timeout_at(self.deadline.into(), flight.landed()).await {
+            Ok(Ok(landed)) => Ok(Some(landed)),
+            Ok(Err(error)) => self.pause_after(error).await.map(|()| None),
+            Err(_) => Err(self.timeout()),
         }
-        Ok(())
     }
 
     async fn pause_after(&mut self, error: Arc<FillError>) -> Result<(), ReadError> {
@@ -349,6 +387,135 @@ impl Patience {
 }
 
 impl LayerStore {
+    /// The files, unless the disk refuses them.
+    pub fn files(&self) -> Option<&LayerFiles> {
+        self.files.get()
+    }
+
+    /// The files; tries again to open them if it was some time ago that the disk refused.
+    pub fn files_now(&self) -> Option<&LayerFiles> {
+        if self.files.get().is_none() {
+            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+            if tried.elapsed() > OPEN_AGAIN {
+                *tried = Instant::now();
+                // Whoever stores a span then says why it cannot.
+                let _ = self.open_files();
+            }
+        }
+        self.files.get()
+    }
+
+    /// A disk that is full or read-only is no error: the layer is served from memory.
+    fn open_files(&self) -> io::Result<()> {
+        let ends: Vec<u64> = self
+            .starts
+            .iter()
+            .zip(&self.table.spans)
+            .map(|(start, span)| start + span.tar_len)
+            .collect();
+        let opened = LayerFiles::open(&self.dir, &ends).or_else(|error| match error.kind() {
+            io::ErrorKind::StorageFull => {
+                self.housekeeper.make_room();
+                LayerFiles::open(&self.dir, &ends)
+            }
+            _ => Err(error),
+        });
+        match opened {
+            Ok(files) => {
+                // Set already: another thread was quicker, and these are closed again.
+                let _ = self.files.set(files);
+                Ok(())
+            }
+            Err(error) if landing::refuses_writes(&error) => {
+                tracing::warn!(%error, dir = %self.dir.display(), "cannot open the cache of a layer: serving it from memory");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the disk has of a span.
+    pub fn state(&self, span: usize) -> SpanState {
+        self.files()
+            .map_or(SpanState::Absent, |files| files.states.look(span).state())
+    }
+
+    /// Whether a span cannot be read from the disk at once.
+    pub fn is_missing(&self, span: usize) -> bool {
+        self.state(span) != SpanState::Present
+    }
+
+    /// Reads from `spans`, which hold the bytes, if every byte is on the disk.
+    fn read_present(&self, spans: &Range<usize>, offset: u64, buf: &mut [u8]) -> bool {
+        let Some(files) = self.files() else {
+            return buf.is_empty();
+        };
+        let len = buf.len();
+        let now = states::now();
+        for first in spans.clone().step_by(SPANS_AT_ONCE) {
+            let group = first..spans.end.min(first + SPANS_AT_ONCE);
+            let start = self.part_of(first, offset, len).1.start;
+            let end = self.part_of(group.end - 1, offset, len).1.end;
+            let part = &mut buf[start..end];
+            if !self.read_group(files, group, offset + start as u64, part, now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// See `word`: the bytes were there if all words are the same before and after.
+    fn read_group(
+        &self,
+        files: &LayerFiles,
+        spans: Range<usize>,
+        offset: u64,
+        part: &mut [u8],
+        now: u32,
+    ) -> bool {
+        let states = &files.states;
+        let mut seen = [Word::from_bits(0); SPANS_AT_ONCE];
+        for (seen, span) in seen.iter_mut().zip(spans.clone()) {
+            *seen = states.look(span);
+            if !seen.is_present() {
+                return false;
+            }
+        }
+        if let Err(error) = files.data.read_exact_at(part, offset) {
+            // What the file held can be had again. If somebody cut it, everything behind the cut is gone, also once a
+            // write has made it long again.
+            let lost = match error.kind() {
+                io::ErrorKind::UnexpectedEof => 0..self.starts.len(),
+                _ => spans,
+            };
+            lost.for_each(|span| landing::forget(self, files, span));
+            return false;
+        }
+        seen.iter().zip(spans).all(|(&seen, span)| {
+            states.touch(span, now);
+            word::is_unchanged(states.cell(span), seen)
+        })
+    }
+
+    /// Of a read of `len` bytes at `offset`: where in `span` its part of that begins, and which part it is.
+    fn part_of(&self, span: usize, offset: u64, len: usize) -> (u64, Range<usize>) {
+        let (start, end) = (self.starts[span], offset + len as u64);
+        let from = start.max(offset);
+        let to = (start + self.table.spans[span].tar_len).min(end);
+        (
+            from - start,
+            (from - offset) as usize..(to - offset) as usize,
+        )
+    }
+
+    fn share_used(&self) {
+        if let Some(files) = self.files()
+            && let Err(error) = files.states.share_used()
+        {
+            tracing::debug!(%error, dir = %self.dir.display(), "cannot say what was used last");
+        }
+    }
+
     /// The spans that hold `len` bytes at `offset`.
     fn spans_of(&self, offset: u64, len: usize) -> Range<usize> {
         if len == 0 {
@@ -359,6 +526,12 @@ impl LayerStore {
             .starts
             .partition_point(|&start| start < offset + len as u64);
         first..last
+    }
+}
+
+impl Drop for LayerStore {
+    fn drop(&mut self) {
+        self.share_used();
     }
 }
 

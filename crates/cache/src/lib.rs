@@ -2,38 +2,56 @@
 //!
 //! ```text
 //! DIR/layers/<section digest>/data     the uncompressed tar, sparse: holes where nothing was fetched
-//!                             states   header, then one 32-bit state per span (memory-mapped)
+//!                             states   header, then a word, the last use and the end of each span (memory-mapped)
 //! ```
 //!
 //! The key is the digest of the layer's *section*: it covers the positions and the digests of all
 //! spans, so an archive that lies spoils only its own cache.
 //!
-//! A read finds its spans' states. All present: one `pread`. Otherwise the missing spans are
-//! fetched, decoded, compared with their digests, and only then written and marked present: what
+//! A read looks at its spans' words. All present: one `pread`, and a second look (`word`). Otherwise the missing
+//! spans are fetched, decoded, compared with their digests, and only then written and marked present: what
 //! was not checked never touches the data file. Many readers of one span cause one fetch; two
-//! processes may both fetch a span, and write the same verified bytes to the same place.
+//! processes may both fetch a span, and write the same verified bytes to the same place. A disk that takes nothing
+//! fails no read (`landing`).
 //!
-//! States survive a restart of the process. After a restart of the machine nobody knows what of
-//! the data reached the disk, so every state from before is "unverified": the span's digest is
+//! Words survive a restart of the process. After a restart of the machine nobody knows what of
+//! the data reached the disk, so every span from before is "unverified": its digest is
 //! computed once more before its first use. The same after somebody replaced or cut the data file.
+//!
+//! The cache stays within [`CacheLimits`]: a thread (`housekeeper`) takes away what was not used for the longest time
+//! (`evict`), in layers of all processes. Who has a layer open says so by a lock on its directory (`layer_files`).
 
 mod access;
 mod admission;
 mod audit;
+mod evict;
 mod fetch;
 mod flights;
+mod housekeeper;
+mod landing;
 mod layer;
+mod layer_files;
+mod limits;
+mod memory_spans;
 mod prefetch;
+mod prune;
 mod read_ahead;
 mod run;
 mod staged;
 mod states;
 mod stats;
+mod survey;
 mod whole;
+mod word;
+mod write_out;
 
 pub use access::Observer;
-pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit};
+pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit, forget_damaged};
+pub use evict::Freed;
 pub use fetch::FillError;
 pub use layer::{LayerReader, LayerSpec, ReadError, SpanCache, Windows};
+pub use limits::{CacheLimits, FreeSpace, parse_bytes};
 pub use prefetch::{Prefetch, Progress};
+pub use prune::{Pruned, prune};
 pub use stats::CacheStats;
+pub use survey::{CachedLayer, list};

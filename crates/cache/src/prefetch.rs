@@ -98,7 +98,7 @@ async fn fetch_row(
     loop {
         let mut landing = Ok(());
         for flight in reader.join(row.clone(), Class::Prefetch) {
-            landing = landing.and(flight.landed().await);
+            landing = landing.and(flight.landed().await.map(drop));
         }
         match landing {
             Ok(()) => break,

@@ -8,8 +8,8 @@ use crate::{
     admission::{Class, Ticket},
     fetch::{self, FillError},
     flights::{Passenger, Run, range_of},
+    landing::{self, Landed},
     layer::LayerReader,
-    states::SpanState,
     stats::Counters,
     whole,
 };
@@ -43,10 +43,9 @@ pub async fn carry_out(reader: LayerReader, run: Arc<Run>) {
         return land_all(&reader, &run, passengers, &Arc::new(FillError::Aborted));
     }
     // While it waited, others may have brought some of them. What is left has no gaps but those, which are passed over.
-    let is_missing =
-        |passenger: &mut Passenger| reader.store.states.get(passenger.span) != SpanState::Present;
+    let is_missing = |passenger: &mut Passenger| reader.store.is_missing(passenger.span);
     let there = passengers.extract_if(.., |passenger| !is_missing(passenger));
-    reader.store.flights.land(&run, there, &Ok(()));
+    reader.store.flights.land(&run, there, &Ok(Landed::OnDisk));
     if passengers.is_empty() {
         return;
     }
@@ -77,14 +76,10 @@ async fn is_there_after_all(reader: &LayerReader, run: &Run) -> bool {
     let store = reader.store.clone();
     let check = reader
         .runtime
-        .spawn_blocking(move || fetch::is_intact(&store, span));
+        .spawn_blocking(move || landing::find(&store, span));
     let landing = match check.await {
-        Ok(Ok(false)) => return false,
-        Ok(Ok(true)) => {
-            reader.store.states.set(span, SpanState::Present);
-            Ok(())
-        }
-        Ok(Err(error)) => Err(Arc::new(FillError::Io(error))),
+        Ok(None) => return false,
+        Ok(Some(landed)) => Ok(landed),
         Err(_) => Err(Arc::new(FillError::Aborted)),
     };
     reader.store.flights.land(run, run.depart(0), &landing);

@@ -45,9 +45,9 @@ impl Staged {
     }
 
     /// Writes everything to `data` at `at`.
-    pub fn write_to(self, data: &File, at: u64) -> io::Result<()> {
+    pub fn write_to(&self, data: &File, at: u64) -> io::Result<()> {
         let file = match self {
-            Self::Memory(memory) => return data.write_all_at(&memory, at),
+            Self::Memory(memory) => return data.write_all_at(memory, at),
             Self::File(file) => file,
         };
         let mut buf = vec![0; COPY_LEN];

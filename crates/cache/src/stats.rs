@@ -21,6 +21,16 @@ pub struct CacheStats {
     pub read_ahead_spans: u64,
     /// Those that a reader then came to. The others were of no use (yet).
     pub read_ahead_used: u64,
+    /// Spans that were on the disk and were not what they should be; they were fetched again.
+    pub spans_damaged: u64,
+    /// Spans that the disk did not take; they were served from memory.
+    pub spans_not_kept: u64,
+    /// Spans that were taken away to make room.
+    pub spans_evicted: u64,
+    /// Bytes on the disk that became free thereby.
+    pub bytes_evicted: u64,
+    /// Bytes that the cache takes on the disk, all processes' together, as this one saw it last (not a counter).
+    pub bytes_on_disk: u64,
 }
 
 /// The live counters.
@@ -34,6 +44,11 @@ pub struct Counters {
     pub digest_mismatches: AtomicU64,
     pub read_ahead_spans: AtomicU64,
     pub read_ahead_used: AtomicU64,
+    pub spans_damaged: AtomicU64,
+    pub spans_not_kept: AtomicU64,
+    pub spans_evicted: AtomicU64,
+    pub bytes_evicted: AtomicU64,
+    pub bytes_on_disk: AtomicU64,
 }
 
 impl Counters {
@@ -52,6 +67,11 @@ impl Counters {
             digest_mismatches: get(&self.digest_mismatches),
             read_ahead_spans: get(&self.read_ahead_spans),
             read_ahead_used: get(&self.read_ahead_used),
+            spans_damaged: get(&self.spans_damaged),
+            spans_not_kept: get(&self.spans_not_kept),
+            spans_evicted: get(&self.spans_evicted),
+            bytes_evicted: get(&self.bytes_evicted),
+            bytes_on_disk: get(&self.bytes_on_disk),
         }
     }
 }

@@ -9,9 +9,9 @@ use crate::{
     admission::Class,
     fetch::FillError,
     flights::{Flight, Passenger, Run},
+    landing::Landed,
     layer::LayerReader,
     run,
-    states::SpanState,
     stats::Counters,
 };
 use std::{
@@ -31,7 +31,7 @@ pub async fn ride_along(reader: &LayerReader, run: &Run, passengers: Vec<Passeng
     for passenger in passengers {
         let landing = match flight_of(reader, passenger.span) {
             Some(flight) => flight.landed().await,
-            None => Ok(()),
+            None => Ok(Landed::OnDisk),
         };
         reader.store.flights.land(run, [passenger], &landing);
     }
@@ -40,7 +40,7 @@ pub async fn ride_along(reader: &LayerReader, run: &Run, passengers: Vec<Passeng
 /// The flight of `span` with the whole blob; none if the span is there.
 fn flight_of(reader: &LayerReader, span: usize) -> Option<Flight> {
     let mut blobs = reader.store.whole.lock();
-    if reader.store.states.get(span) == SpanState::Present {
+    if !reader.store.is_missing(span) {
         return None;
     }
     let start = || Arc::new(start(reader));
@@ -50,7 +50,7 @@ fn flight_of(reader: &LayerReader, span: usize) -> Option<Flight> {
 }
 
 fn start(reader: &LayerReader) -> HashMap<usize, Flight> {
-    let is_missing = |&span: &usize| reader.store.states.get(span) != SpanState::Present;
+    let is_missing = |&span: &usize| reader.store.is_missing(span);
     let (run, flights) = Run::of_all(
         reader.source_id,
         (0..reader.span_count()).filter(is_missing),

@@ -13,7 +13,10 @@ mod state_dir;
 mod verify;
 
 pub use clip_archive::{Archive, Digest, RuntimeDirs, StartProfile};
-pub use clip_cache::{CacheAudit, DamagedSpan, SpanDamage};
+pub use clip_cache::{
+    CacheAudit, CacheLimits, CacheStats, CachedLayer, DamagedSpan, FreeSpace, Freed, Pruned,
+    SpanDamage, list as list_cache, parse_bytes, prune as prune_cache,
+};
 pub use clip_fs::{
     ImageFs, KernelMount, Layout, MountOptions, Session, mount_points, set_read_ahead,
 };

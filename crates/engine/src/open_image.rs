@@ -6,7 +6,7 @@ use clip_archive::{
     erofs::{self, Image},
     profile::Touch,
 };
-use clip_cache::{CacheStats, LayerReader, LayerSpec, SpanCache};
+use clip_cache::{CacheLimits, CacheStats, LayerReader, LayerSpec, SpanCache};
 use clip_fs::{ImageFs, ImageInfo, Layout, Mapped, Session};
 use clip_registry::{
     BlobSource, Client, ClientError, ClientOptions, Credentials, FetchStats, ReferenceError,
@@ -37,6 +37,8 @@ pub struct Node {
 pub struct NodeOptions {
     /// Where trees and the span cache live.
     pub state_dir: PathBuf,
+    /// How much of the disk the span cache may take.
+    pub cache: CacheLimits,
     /// How registries are spoken to.
     pub client: ClientOptions,
     /// How long a read may wait for a registry before it fails with EIO.
@@ -117,7 +119,8 @@ impl Node {
             source,
         };
         let state = StateDir::open(&options.state_dir).map_err(state_error)?;
-        let cache = SpanCache::open(&options.state_dir, runtime.clone()).map_err(state_error)?;
+        let cache = SpanCache::open(&options.state_dir, options.cache, runtime.clone())
+            .map_err(state_error)?;
         Ok(Self {
             state,
             cache,
@@ -188,10 +191,18 @@ impl Node {
             path: archive_path.to_owned(),
             source,
         })?;
-        StateDir::write(&path, &bytes).map_err(|source| OpenImageError::State {
-            path: path.clone(),
-            source,
-        })?;
+        StateDir::write(&path, &bytes)
+            .or_else(|error| match error.kind() {
+                io::ErrorKind::StorageFull => {
+                    self.cache.make_room();
+                    StateDir::write(&path, &bytes)
+                }
+                _ => Err(error),
+            })
+            .map_err(|source| OpenImageError::State {
+                path: path.clone(),
+                source,
+            })?;
         open_tree(&path).map_err(|error| match error {
             TreeFileError::Io(source) => OpenImageError::State { path, source },
             TreeFileError::Format(source) => OpenImageError::Expanded { path, source },

@@ -54,6 +54,23 @@ impl StateDir {
             .join(format!("{}.clip", manifest.hex()))
     }
 
+    /// The files of all archives that are kept here.
+    pub fn archives(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = match std::fs::read_dir(self.0.join("archives")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|kind| kind == "clip") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
     /// Writes a file so that it is there whole or not at all, whoever is killed whenever.
     pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         // Not every filesystem has files without a name (NFS), nor every sandbox a /proc.

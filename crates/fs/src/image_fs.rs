@@ -4,7 +4,6 @@ use crate::mapped::Mapped;
 use clip_archive::erofs::{Extent, FileType, Image, Inode, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
 use std::{
-    io,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -36,9 +35,6 @@ pub enum ImageFsError {
     /// Content could not be had.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The cache could not be read.
-    #[error("cannot read the cached layer: {0}")]
-    Io(#[from] io::Error),
     /// The tree points to a layer that the image does not have.
     #[error("the expanded tree is damaged: a file lies in layer {0}, which does not exist")]
     NoSuchLayer(u16),
@@ -111,7 +107,7 @@ impl ImageFs {
             let at = out.len();
             out.resize(at + extent.len as usize, 0);
             if let Place::Layer { index, offset } = extent.place
-                && !self.layer(index)?.read_cached(offset, &mut out[at..])?
+                && !self.layer(index)?.read_cached(offset, &mut out[at..])
             {
                 out.truncate(start);
                 return Ok(false);
@@ -151,7 +147,7 @@ impl ImageFs {
         let layer = self.layer(index)?;
         let at = out.len();
         out.resize(at + clamp(layer.size(), offset, len), 0);
-        let found = layer.read_cached(offset, &mut out[at..])?;
+        let found = layer.read_cached(offset, &mut out[at..]);
         if !found {
             out.truncate(at);
         }

@@ -106,6 +106,18 @@ table! {
         "Archives that are mounted on this node";
     CSI_VOLUMES = "clip_csi_volumes", Gauge, Count, [], Stable,
         "Volumes of pods that are published on this node";
+    CACHE_SIZE = "clip_cache_size", Gauge, Bytes, [], Stable,
+        "Bytes that the cache of image contents takes on this node's disk";
+    CACHE_READS = "clip_cache_reads", Counter, Count, ["result"], Alpha,
+        "Reads that reached clip-serve, by result: hit (answered from the node's disk) or miss (something was fetched)";
+    CACHE_SPANS_EVICTED = "clip_cache_evicted_spans", Counter, Count, [], Alpha,
+        "Pieces of image contents that were taken from the cache to make room";
+    CACHE_EVICTED = "clip_cache_evicted", Counter, Bytes, [], Alpha,
+        "Bytes on the disk that became free thereby";
+    CACHE_SPANS_NOT_KEPT = "clip_cache_unkept_spans", Counter, Count, [], Stable,
+        "Pieces of image contents that were served from memory because the disk did not take them";
+    CACHE_SPANS_DAMAGED = "clip_cache_damaged_spans", Counter, Count, [], Stable,
+        "Pieces of image contents that were damaged on the disk, and fetched again";
     SERVE_RESTARTS = "clip_serve_restarts", Counter, Count, [], Stable,
         "Times that the data process clip-serve ended and was started again";
 }

@@ -8,7 +8,7 @@ use clip_archive::{
     ArchiveWriter, Digest, Entry, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo,
 };
 use clip_engine::{
-    Layout, MountOptions, Node, NodeOptions, Session, SpanLimits,
+    CacheLimits, Layout, MountOptions, Node, NodeOptions, Session, SpanLimits,
     registry::{ClientOptions, LAYOUT_REGISTRY},
 };
 use clip_index::{LayerContent, LayerError, LayerIndexer, LayerInfo};
@@ -60,6 +60,7 @@ impl Bench {
         }
         let options = NodeOptions {
             state_dir: dir.join("state"),
+            cache: CacheLimits::default(),
             client: ClientOptions::default(),
             read_timeout: Duration::from_secs(10),
         };

@@ -1,7 +1,8 @@
 //! A layer in a real registry behind the proxy, and a cache of it.
 
+use bytes::Bytes;
 use clip_archive::Digest;
-use clip_cache::{LayerReader, LayerSpec, ReadError, SpanCache};
+use clip_cache::{CacheLimits, LayerReader, LayerSpec, ReadError, SpanCache};
 use clip_registry::{BlobSource, Client, ClientOptions, Credentials};
 use clip_seek::{Compression, SpanIndexer, SpanLimits};
 use clip_testkit::{
@@ -23,7 +24,7 @@ pub struct Scene {
     pub cache: SpanCache,
     _registry: TestRegistry,
     _dir: tempfile::TempDir,
-    blob: Vec<u8>,
+    blob: Bytes,
     tar: Vec<u8>,
 }
 
@@ -37,15 +38,20 @@ impl Scene {
         images::push(&layout, &registry, "team/app:1").unwrap();
         let blobs = std::fs::read_dir(layout.join("blobs/sha256")).unwrap();
         let blobs = blobs.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
-        let blob = blobs.max_by_key(Vec::len).unwrap();
+        let blob = Bytes::from(blobs.max_by_key(Vec::len).unwrap());
         let mut tar = Vec::new();
         let mut indexer = SpanIndexer::new(Compression::Gzip, limits());
-        indexer
-            .push(&blob, &mut |bytes| tar.extend_from_slice(bytes))
-            .unwrap();
+        let mut keep = |bytes: Bytes| tar.extend_from_slice(&bytes);
+        indexer.push(&blob, &mut keep).unwrap();
+        indexer.finish(&mut keep).unwrap();
         Scene {
             proxy: Proxy::before(registry.address()).unwrap(),
-            cache: SpanCache::open(dir.path().join("cache"), Handle::current()).unwrap(),
+            cache: SpanCache::open(
+                dir.path().join("cache"),
+                CacheLimits::default(),
+                Handle::current(),
+            )
+            .unwrap(),
             _registry: registry,
             _dir: dir,
             blob,
@@ -69,7 +75,7 @@ impl Scene {
         let source = BlobSource::open(&client, &self.proxy.address(), "team/app").unwrap();
         let mut indexer = SpanIndexer::new(Compression::Gzip, limits());
         indexer.push(&self.blob, &mut |_| {}).unwrap();
-        let mut table = indexer.finish().unwrap();
+        let mut table = indexer.finish(&mut |_| {}).unwrap();
         let windows = std::mem::take(&mut table.windows);
         let spec = LayerSpec {
             section_digest: Digest::of(&self.blob[..1000]),

@@ -2,7 +2,7 @@
 
 use crate::{Archive, StateDir};
 use clip_archive::{OpenError, erofs};
-use clip_cache::{CacheAudit, audit};
+use clip_cache::{CacheAudit, audit, forget_damaged};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -58,6 +58,18 @@ impl CacheVerified {
                 .layers
                 .iter()
                 .all(|(_, audit)| audit.damaged.is_empty())
+    }
+
+    /// Has what is wrong made or fetched again when it is needed. Safe beside mounts; what they have shown already, the
+    /// kernel may show again.
+    pub fn repair(&self) -> io::Result<()> {
+        for (_, audit) in &self.layers {
+            forget_damaged(audit)?;
+        }
+        match &self.tree {
+            CachedTree::Corrupt(path) => std::fs::remove_file(path),
+            CachedTree::Absent | CachedTree::Intact => Ok(()),
+        }
     }
 }
 

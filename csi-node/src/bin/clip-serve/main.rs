@@ -19,9 +19,9 @@ use clap::Parser;
 use clip_crds::Prefetch;
 use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{
-    self, Command, Login, Outcome, Reason, Refusal, Reply, Request, Secret, Summary,
+    self, CacheCounts, Command, Login, Outcome, Reason, Refusal, Reply, Request, Secret, Summary,
 };
-use clip_engine::{Node, NodeOptions};
+use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, parse_bytes};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -37,6 +37,14 @@ struct Args {
     /// Where the cache of image contents is kept.
     #[arg(long, default_value = "/var/lib/clip", value_name = "DIR")]
     state_dir: PathBuf,
+
+    /// Keep at most so much image content on the disk, such as 200Gi. Default: what --cache-min-free allows.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    cache_max: Option<u64>,
+
+    /// Leave so much of the disk free, such as 50Gi or 20%.
+    #[arg(long, default_value_t = CacheLimits::default().min_free, value_name = "SIZE|PERCENT")]
+    cache_min_free: FreeSpace,
 
     /// A registry that is spoken to without TLS, as host or host:port; may be repeated.
     #[arg(long, value_name = "HOST")]
@@ -119,6 +127,10 @@ fn node_options(args: Args) -> NodeOptions {
     };
     NodeOptions {
         state_dir: args.state_dir,
+        cache: CacheLimits {
+            max_bytes: args.cache_max,
+            min_free: args.cache_min_free,
+        },
         client,
         read_timeout: Duration::from_secs(args.read_timeout),
     }
@@ -172,6 +184,20 @@ impl Server {
                 archive_digest,
                 docker_config_json,
             } => self.reply(id, self.renew(&archive_digest, docker_config_json)),
+            Command::CacheCounts {} => self.send(id, Outcome::CacheCounts(self.cache_counts())),
+        }
+    }
+
+    fn cache_counts(&self) -> CacheCounts {
+        let stats = self.node.cache_stats();
+        CacheCounts {
+            hits: stats.hits,
+            misses: stats.misses,
+            spans_damaged: stats.spans_damaged,
+            spans_not_kept: stats.spans_not_kept,
+            spans_evicted: stats.spans_evicted,
+            bytes_evicted: stats.bytes_evicted,
+            bytes_on_disk: stats.bytes_on_disk,
         }
     }
 
@@ -252,6 +278,10 @@ impl Server {
                 Outcome::Error(refusal)
             }
         };
+        self.send(id, outcome);
+    }
+
+    fn send(&self, id: u64, outcome: Outcome) {
         let reply = serde_json::to_vec(&Reply { id, outcome }).expect("plain data becomes JSON");
         if let Err(error) = wire::send(&self.control, &reply) {
             // Control is gone; the main thread sees that too.
