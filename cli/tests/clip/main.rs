@@ -14,6 +14,7 @@ mod reads;
 mod reuse;
 mod scene;
 mod sharing;
+mod soak;
 mod talk;
 mod transcript;
 mod users;
