@@ -13,6 +13,11 @@
 //! was not checked never touches the data file. Many readers of one span cause one fetch; two
 //! processes may both fetch a span, and write the same verified bytes to the same place.
 //!
+//! ```text
+//!  read ─► access (first touch?) ─► read_ahead (what next?)
+//!    └───► flights (who brings it?) ─► run (one request) ─► admission (now?) ─► fetch (decode, check, show)
+//! ```
+//!
 //! States survive a restart of the process. After a restart of the machine nobody knows what of
 //! the data reached the disk, so every state from before is "unverified": the span's digest is
 //! computed once more before its first use. The same after somebody replaced or cut the data file.
