@@ -19,7 +19,8 @@ demo-stop: ## Stop what `make demo` started
 .PHONY: test
 test: setup lint unit fuzz oracle-share e2e ## Everything that must pass before a commit
 .PHONY: nightly
-nightly: setup lint unit fuzz-long oracle-long e2e ## The same with hours of fuzzing and of made-up layers
+nightly: export CLIP_SOAK_SECONDS = 1200
+nightly: setup lint unit fuzz-long oracle-long e2e ## The same with hours of fuzzing, made-up layers and faults
 
 .PHONY: setup
 setup: ## Install and build what tests and demo need, once per machine

@@ -55,6 +55,11 @@ pub struct RegistryArgs {
     /// Trust the certificate authorities in this PEM file, too. May be repeated.
     #[arg(long, value_name = "FILE")]
     ca_cert: Vec<PathBuf>,
+
+    /// A folder with containerd's registry host configuration (HOST/hosts.toml): mirrors, which are
+    /// asked before the registry itself.
+    #[arg(long, value_name = "DIR", env = "CLIP_HOSTS_DIR")]
+    hosts_dir: Option<PathBuf>,
 }
 
 impl RegistryArgs {
@@ -74,6 +79,7 @@ impl RegistryArgs {
             plain_http,
             credentials: credentials(docker_config)?,
             ca_certificates: self.ca_cert.clone(),
+            hosts_dir: self.hosts_dir.clone(),
             ..ClientOptions::default()
         })
     }

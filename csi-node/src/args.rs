@@ -69,6 +69,11 @@ pub struct Args {
     #[arg(long, env = "CLIP_CA_CERT", value_name = "FILE", value_delimiter = ',')]
     pub ca_cert: Vec<PathBuf>,
 
+    /// Folder with containerd's registry host configuration (HOST/hosts.toml): mirrors, which are asked before the registry
+    /// itself.
+    #[arg(long, env = "CLIP_HOSTS_DIR", value_name = "DIR")]
+    pub hosts_dir: Option<PathBuf>,
+
     /// The CSI socket. Default: plugins/csi.clip.dev/csi.sock in kubelet's folder.
     #[arg(long, env = "CLIP_CSI_SOCKET", value_name = "PATH")]
     pub csi_socket: Option<PathBuf>,

@@ -127,6 +127,11 @@ fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
             .iter()
             .map(|file| format!("--ca-cert={}", file.display())),
     );
+    arguments.extend(
+        args.hosts_dir
+            .iter()
+            .map(|dir| format!("--hosts-dir={}", dir.display())),
+    );
     if args.verbose {
         arguments.push("--verbose".to_owned());
     }
@@ -155,6 +160,7 @@ async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow:
         },
         credentials: Credentials::Anonymous,
         ca_certificates: args.ca_cert.clone(),
+        hosts_dir: args.hosts_dir.clone(),
         ..ClientOptions::default()
     };
     let resolver = match &args.clipimages_from {

@@ -18,6 +18,7 @@ mod reads;
 mod reuse;
 mod scene;
 mod sharing;
+mod soak;
 mod talk;
 mod transcript;
 mod users;

@@ -14,6 +14,11 @@
 //! processes may both fetch a span, and write the same verified bytes to the same place. A disk that takes nothing
 //! fails no read (`landing`).
 //!
+//! ```text
+//!  read ─► access (first touch?) ─► read_ahead (what next?)
+//!    └───► flights (who brings it?) ─► run (one request) ─► admission (now?) ─► fetch (decode, check) ─► landing (show)
+//! ```
+//!
 //! Words survive a restart of the process. After a restart of the machine nobody knows what of
 //! the data reached the disk, so every span from before is "unverified": its digest is
 //! computed once more before its first use. The same after somebody replaced or cut the data file.

@@ -143,7 +143,15 @@ fn decode(reader: &LayerReader, run: &Run, passengers: Vec<Passenger>, mut input
                 let all = std::iter::once(passenger).chain(passengers).collect();
                 return land_all(reader, run, all, &error);
             }
-            landing => reader.store.flights.land(run, [passenger], &landing),
+            landing => {
+                if landing
+                    .as_ref()
+                    .is_err_and(|error| error.is_wrong_content())
+                {
+                    reader.source.distrust_mirrors();
+                }
+                reader.store.flights.land(run, [passenger], &landing);
+            }
         }
     }
 }

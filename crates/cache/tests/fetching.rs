@@ -89,6 +89,7 @@ async fn random_reads_fetch_one_span_each() {
     assert!(stats.spans_fetched <= 60 * 2, "{stats:?}");
 }
 
+/// docs/semantics.md: "A registry that hangs slows no read of another".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_hangs_slows_no_read_of_another() {
     let (hung, good) = (Scene::new(24 << 20), Scene::new(4 << 20));

@@ -193,6 +193,17 @@ impl BlobSource {
         }
     }
 
+    /// What came was not the blob's content. Mirrors are not asked for a while: the registry itself shall say it again.
+    pub fn distrust_mirrors(&self) {
+        if let Place::Registry(clients, repository) = &self.inner.place
+            && let Some(hosts) = clients.current().inner.mirrors.of(repository.registry())
+        {
+            for mirror in hosts.mirrors.iter().filter(|mirror| !mirror.is_resting()) {
+                mirror.rest("wrong content");
+            }
+        }
+    }
+
     /// Whether ranges are answered with whole blobs here: then reading a blob once from its beginning is cheaper than any
     /// two ranges. Known from the first such answer on; forgotten after ten minutes, as it may be a proxy's doing.
     pub fn sends_whole_blobs(&self) -> bool {

@@ -23,6 +23,7 @@ use crate::blob::RedirectCache;
 use crate::credentials::{CredentialStore, Credentials};
 use crate::error::{ClientError, RequestError};
 use crate::http::{Http, TransportError, authority, is_loopback};
+use crate::mirrors::{Host, Mirrors};
 use crate::options::{ClientOptions, PlainHttp};
 use crate::reference::{DEFAULT_REGISTRY, Repository};
 use crate::retry::{Backoff, is_transient, retry_after};
@@ -37,6 +38,7 @@ pub struct Client {
 pub(crate) struct Inner {
     pub http: Http,
     pub redirects: RedirectCache,
+    pub mirrors: Arc<Mirrors>,
     plain_http: PlainHttp,
     auth: Auth,
     /// What was found out about loopback registries.
@@ -62,6 +64,8 @@ pub(crate) struct Request<'a> {
     pub target: String,
     /// Whether it may be sent again when it is unknown what became of it.
     pub repeatable: bool,
+    /// The registry whose mirror is asked.
+    pub mirrored: Option<&'a str>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,7 +87,18 @@ impl<'a> Request<'a> {
             body: None,
             target: repository.to_string(),
             repeatable: true,
+            mirrored: None,
         }
+    }
+
+    /// Whether it may be sent to this mirror.
+    fn may_ask(&self, mirror: &Host) -> bool {
+        let Endpoint::Path(path) = &self.endpoint else {
+            return false;
+        };
+        let by_tag = path.starts_with("manifests/") && !path.contains(':');
+        let has_it = if by_tag { mirror.resolve } else { mirror.pull };
+        self.method == Method::GET && self.access == Access::Pull && has_it
     }
 }
 
@@ -92,6 +107,19 @@ impl<'a> Request<'a> {
 pub(crate) struct Answer {
     pub response: Response,
     pub redirected_to: Option<Url>,
+    /// The mirror that gave it.
+    pub mirror: Option<Arc<Host>>,
+}
+
+impl Answer {
+    /// From the place that was asked.
+    pub(crate) fn directly(response: Response) -> Answer {
+        Answer {
+            response,
+            redirected_to: None,
+            mirror: None,
+        }
+    }
 }
 
 impl Client {
@@ -100,6 +128,7 @@ impl Client {
         let inner = Inner {
             http: Http::new(&options)?,
             redirects: RedirectCache::default(),
+            mirrors: Arc::new(Mirrors::new(&options)),
             auth: Auth::new(
                 CredentialStore::new(&options.credentials)?,
                 options.plain_http.clone(),
@@ -119,6 +148,7 @@ impl Client {
         let inner = Inner {
             http: self.inner.http.clone(),
             redirects: RedirectCache::default(),
+            mirrors: self.inner.mirrors.clone(),
             auth: Auth::new(CredentialStore::new(credentials)?, plain_http.clone()),
             plain_http,
             schemes: Mutex::new(self.schemes().clone()),
@@ -138,9 +168,58 @@ impl Client {
         }
     }
 
-    /// Sends `request` until there is an answer that the caller has to judge: not 401, 403, 429 or 5xx.
+    /// Sends `request` to the registry's mirrors, and if none has what is asked for to the registry itself, until there is
+    /// an answer that the caller has to judge: not 401, 403, 429 or 5xx.
     pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Answer, RequestError> {
-        let Inner { http, auth, .. } = &*self.inner;
+        let Some(hosts) = self.inner.mirrors.of(request.repository.registry()) else {
+            return self.send_to(request, None).await;
+        };
+        for mirror in hosts.mirrors.iter().filter(|host| request.may_ask(host)) {
+            if let Some(answer) = self.ask_mirror(request, mirror).await {
+                return Ok(answer);
+            }
+        }
+        self.send_to(request, hosts.server.as_deref()).await
+    }
+
+    /// A mirror's answer, if it has what is asked for. It is asked once, and rests if it is in no state to answer.
+    async fn ask_mirror(&self, request: &Request<'_>, mirror: &Arc<Host>) -> Option<Answer> {
+        if mirror.is_resting() {
+            return None;
+        }
+        let there = mirror.repository(request.repository)?;
+        let request = Request {
+            repository: &there,
+            mirrored: Some(request.repository.registry()),
+            repeatable: false,
+            ..request.clone()
+        };
+        match self.send_to(&request, Some(mirror)).await {
+            Ok(answer) if answer.response.status().is_success() => Some(Answer {
+                // Signed addresses of a mirror's store are not kept: it is asked again, and may rest by then.
+                redirected_to: None,
+                mirror: Some(mirror.clone()),
+                ..answer
+            }),
+            Ok(answer) => {
+                tracing::debug!(url = %answer.response.url(), status = %answer.response.status(), "not there");
+                None
+            }
+            Err(error) => {
+                mirror.rest(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Sends `request` to one host; none is the registry itself.
+    async fn send_to(
+        &self,
+        request: &Request<'_>,
+        host: Option<&Host>,
+    ) -> Result<Answer, RequestError> {
+        let auth = &self.inner.auth;
+        let http = host.map_or(&self.inner.http, |host| &host.http);
         let (repository, access) = (request.repository, request.access);
         let mut backoff = if request.repeatable {
             Backoff::new()
@@ -150,7 +229,7 @@ impl Client {
         let mut grant = auth.current(http, repository, access).await?;
         let mut renewed = false;
         loop {
-            let (error, pause) = match self.send_once(request, grant.as_ref()).await {
+            let (error, pause) = match self.send_once(request, host, grant.as_ref()).await {
                 Ok(answer) => {
                     let status = answer.response.status();
                     let refused =
@@ -192,19 +271,33 @@ impl Client {
     async fn send_once(
         &self,
         request: &Request<'_>,
+        host: Option<&Host>,
         grant: Option<&Grant>,
     ) -> Result<Answer, RequestError> {
         /// Registries redirect to a mirror, that to a store of blobs; more hops are a loop.
         const MOST_REDIRECTS: usize = 5;
 
-        let api = self
-            .api_url(request.repository.registry(), &request.target)
-            .await?;
+        let (http, api) = match host {
+            Some(host) => (&host.http, host.api.clone()),
+            None => {
+                let registry = request.repository.registry();
+                (
+                    &self.inner.http,
+                    self.api_url(registry, &request.target).await?,
+                )
+            }
+        };
         let mut url = match &request.endpoint {
             Endpoint::Path(path) => {
-                let path = format!("/v2/{}/{path}", request.repository.name());
-                api.join(&path)
-                    .map_err(|e| not_an_address(request, &path, e.to_string()))?
+                let path = format!("{}/{path}", request.repository.name());
+                let mut url = api
+                    .join(&path)
+                    .map_err(|e| not_an_address(request, &path, e.to_string()))?;
+                // Mirrors of several registries go by it: containerd's `ns`.
+                if let Some(registry) = request.mirrored {
+                    url.query_pairs_mut().append_pair("ns", registry);
+                }
+                url
             }
             Endpoint::Url(url) => url.clone(),
         };
@@ -212,6 +305,9 @@ impl Client {
         for _ in 0..=MOST_REDIRECTS {
             let mut attempt = reqwest::Request::new(request.method.clone(), url.clone());
             *attempt.headers_mut() = request.headers.clone();
+            if let Some(host) = host.filter(|_| same_server(&url, &api)) {
+                attempt.headers_mut().extend(host.headers.clone());
+            }
             if let Some(grant) = grant.filter(|_| same_server(&url, &api)) {
                 attempt
                     .headers_mut()
@@ -220,7 +316,7 @@ impl Client {
             if let Some(body) = &request.body {
                 *attempt.body_mut() = Some(body.clone().into());
             }
-            let sent = self.inner.http.send(attempt).await;
+            let sent = http.send(attempt).await;
             let response = sent.map_err(|e| e.into_request_error(&request.target))?;
             self.remember_scheme(response.url());
             let repeats = matches!(request.method, Method::GET | Method::HEAD);
@@ -228,6 +324,7 @@ impl Client {
                 return Ok(Answer {
                     response,
                     redirected_to,
+                    mirror: None,
                 });
             }
             url = location(&response, request)?;
@@ -240,7 +337,7 @@ impl Client {
         ))
     }
 
-    /// The root of a registry's API.
+    /// The root of a registry's API, with `/` at the end.
     async fn api_url(&self, registry: &str, target: &str) -> Result<Url, RequestError> {
         let host = if registry == DEFAULT_REGISTRY {
             "registry-1.docker.io"
@@ -252,7 +349,7 @@ impl Client {
             Ok(Scheme::Https) => "https",
             Err(error) => return Err(error.into_request_error(target)),
         };
-        Url::parse(&format!("{scheme}://{host}/")).map_err(|e| RequestError::Unreachable {
+        Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|e| RequestError::Unreachable {
             target: target.to_owned(),
             host: host.to_owned(),
             cause: e.to_string(),

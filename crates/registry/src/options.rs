@@ -29,6 +29,8 @@ pub struct ClientOptions {
     pub user_agent: String,
     /// PEM files with CA certificates that are trusted in addition to the system's.
     pub ca_certificates: Vec<PathBuf>,
+    /// A folder with containerd's registry host configuration (`HOST/hosts.toml`): mirrors, and how to speak to them.
+    pub hosts_dir: Option<PathBuf>,
     /// Limit for a connection to come about, TLS included.
     pub connect_timeout: Duration,
     /// A transfer on which nothing arrives for so long is broken off, and resumed.
@@ -42,6 +44,7 @@ impl Default for ClientOptions {
             credentials: Credentials::default(),
             user_agent: concat!("clip/", env!("CARGO_PKG_VERSION")).to_owned(),
             ca_certificates: Vec::new(),
+            hosts_dir: None,
             // A SYN that is lost twice still gets through: the kernel repeats it after 1 and 3 s.
             connect_timeout: Duration::from_secs(10),
             // Slower than any registry that works, faster than a pod's patience.

@@ -1,5 +1,6 @@
 //! One transfer of a blob from a registry: open, read, and when it breaks off, open again where it stopped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +10,11 @@ use reqwest::{Method, Response, StatusCode};
 
 use crate::answer::status_error;
 use crate::blob::{BlobSource, Place};
-use crate::client::{Client, Request};
+use crate::client::{Answer, Client, Request};
 use crate::digest::Digest;
 use crate::error::FetchError;
 use crate::http::{TransportError, authority, innermost};
+use crate::mirrors::Host;
 use crate::reference::Repository;
 use crate::renewal::Clients;
 use crate::retry::Backoff;
@@ -59,6 +61,8 @@ struct Transfer {
 
 struct Body {
     response: Response,
+    /// The mirror that sends it.
+    mirror: Option<Arc<Host>>,
     /// Bytes before the range that a registry sends which does not do ranges.
     skip: u64,
 }
@@ -74,20 +78,26 @@ impl Transfer {
                 Some(body) => body,
                 None => self.open().await?,
             };
-            match next_chunk(&mut body.response, self.read_timeout()).await {
+            let patience = self.read_timeout(&body);
+            match next_chunk(&mut body.response, patience).await {
                 Ok(Some(chunk)) => {
                     self.source.count_bytes(chunk.len());
                     let wanted = self.wanted(&mut body, chunk);
+                    self.advance(wanted.len() as u64);
+                    if self.end == Some(self.next)
+                        && let Some(mirror) = &body.mirror
+                    {
+                        mirror.is_well();
+                    }
                     self.body = Some(body);
                     if !wanted.is_empty() {
-                        self.advance(wanted.len() as u64);
                         return Ok(Some(wanted));
                     }
                 }
                 // A body of unknown length ends where it ends; hyper reports one that is cut off.
                 Ok(None) if self.end.is_none() => return Ok(None),
-                Ok(None) => self.pause("the body ended early".to_owned()).await?,
-                Err(cause) => self.pause(cause).await?,
+                Ok(None) => self.pause(body, "the body ended early".to_owned()).await?,
+                Err(cause) => self.pause(body, cause).await?,
             }
         }
     }
@@ -112,7 +122,12 @@ impl Transfer {
         }
     }
 
-    async fn pause(&mut self, cause: String) -> Result<(), FetchError> {
+    /// After `body` broke off. Instead of a mirror another host is asked at once.
+    async fn pause(&mut self, body: Body, cause: String) -> Result<(), FetchError> {
+        if let Some(mirror) = body.mirror {
+            mirror.rest(&cause);
+            return Ok(());
+        }
         self.earned = 0;
         tracing::debug!(digest = %self.digest, at = self.next, cause, "a transfer broke off");
         if self.backoff.wait(None).await {
@@ -127,10 +142,11 @@ impl Transfer {
         })
     }
 
-    fn read_timeout(&self) -> Duration {
-        match &self.source.inner.place {
-            Place::Registry(clients, _) => clients.current().inner.http.read_timeout,
-            Place::Layout(_) => Duration::MAX,
+    fn read_timeout(&self, body: &Body) -> Duration {
+        match (&body.mirror, &self.source.inner.place) {
+            (Some(mirror), _) => mirror.http.read_timeout,
+            (None, Place::Registry(clients, _)) => clients.current().inner.http.read_timeout,
+            (None, Place::Layout(_)) => Duration::MAX,
         }
     }
 
@@ -139,7 +155,10 @@ impl Transfer {
         let Place::Registry(clients, repository) = &self.source.inner.place else {
             unreachable!("layouts are read by layout.rs");
         };
-        let (client, response) = self.request_accepted(clients, repository).await?;
+        let (client, answer) = self.request_accepted(clients, repository).await?;
+        let Answer {
+            response, mirror, ..
+        } = answer;
         let length = header(&response, CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         match response.status() {
             StatusCode::OK => {
@@ -152,6 +171,7 @@ impl Transfer {
                 self.set_total(length)?;
                 Ok(Body {
                     response,
+                    mirror,
                     skip: self.next,
                 })
             }
@@ -160,14 +180,25 @@ impl Transfer {
                 match parse_content_range(text) {
                     Some((first, _, total)) if first == self.next => {
                         self.set_total(total)?;
-                        Ok(Body { response, skip: 0 })
+                        Ok(Body {
+                            response,
+                            mirror,
+                            skip: 0,
+                        })
                     }
-                    _ => Err(FetchError::WrongRange {
-                        repository: self.source.to_string(),
-                        digest: self.digest.clone(),
-                        range: self.range(),
-                        answer: text.to_owned(),
-                    }),
+                    _ => {
+                        let answer = text.to_owned();
+                        if let Some(mirror) = mirror {
+                            // Whoever tries again asks another host.
+                            mirror.rest(&format!("it sent {answer:?} for other bytes"));
+                        }
+                        Err(FetchError::WrongRange {
+                            repository: self.source.to_string(),
+                            digest: self.digest.clone(),
+                            range: self.range(),
+                            answer,
+                        })
+                    }
                 }
             }
             StatusCode::NOT_FOUND => Err(FetchError::NotFound {
@@ -212,7 +243,7 @@ impl Transfer {
         &self,
         clients: &Clients,
         repository: &Repository,
-    ) -> Result<(Client, Response), FetchError> {
+    ) -> Result<(Client, Answer), FetchError> {
         let mut client = clients.current();
         let mut answer = self.request(&client, repository).await;
         if let Err(FetchError::Request(error)) = &answer
@@ -226,11 +257,12 @@ impl Transfer {
             }
         }
         match answer {
-            Ok(response) => {
-                if response.status().is_success() {
+            Ok(answer) => {
+                // A mirror's answer says nothing of what the registry thinks of these credentials.
+                if answer.response.status().is_success() && answer.mirror.is_none() {
                     clients.accepted(&client);
                 }
-                Ok((client, response))
+                Ok((client, answer))
             }
             Err(FetchError::Request(error)) if error.is_refusal() => Err(clients.refused(error)),
             Err(error) => Err(error),
@@ -242,7 +274,7 @@ impl Transfer {
         &self,
         client: &Client,
         repository: &Repository,
-    ) -> Result<Response, FetchError> {
+    ) -> Result<Answer, FetchError> {
         let range = match (self.next, self.end) {
             (0, None) => None,
             (next, None) => Some(format!("bytes={next}-")),
@@ -258,7 +290,9 @@ impl Transfer {
                 .extend(range.clone().map(|value| (RANGE, value)));
             self.source.count_request();
             match client.inner.http.send(request).await {
-                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) if response.status().is_success() => {
+                    return Ok(Answer::directly(response));
+                }
                 _ => redirects.forget(repository, &self.digest),
             }
         }
@@ -272,15 +306,16 @@ impl Transfer {
         if answer.response.status() == StatusCode::NOT_FOUND
             && let Some(found) = self.foreign(client, repository, range.as_ref()).await?
         {
-            return Ok(found);
+            return Ok(Answer::directly(found));
         }
         if let Some(url) = answer
             .redirected_to
+            .as_ref()
             .filter(|_| answer.response.status().is_success())
         {
-            redirects.put(repository, &self.digest, url);
+            redirects.put(repository, &self.digest, url.clone());
         }
-        Ok(answer.response)
+        Ok(answer)
     }
 
     /// The answer of another place that the manifest names for this blob, if it names one.
@@ -317,7 +352,7 @@ impl Transfer {
     }
 }
 
-fn is_refusal(answer: &Result<Response, FetchError>) -> bool {
+fn is_refusal(answer: &Result<Answer, FetchError>) -> bool {
     matches!(answer, Err(FetchError::Request(error)) if error.is_refusal())
 }
 

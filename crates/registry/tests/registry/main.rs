@@ -4,6 +4,7 @@ mod access;
 mod artifacts;
 mod images;
 mod layout;
+mod mirrors;
 mod moods;
 
 use bytes::{Bytes, BytesMut};

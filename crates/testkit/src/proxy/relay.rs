@@ -84,6 +84,8 @@ impl Door {
                 if mood == Mood::Silent {
                     self.keep_silent().await;
                 }
+                // What was not read would turn the end into a reset.
+                let _ = stream.try_read(&mut [0; 16 << 10]);
                 true
             }
         }

@@ -54,6 +54,10 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     ca_cert: Vec<PathBuf>,
 
+    /// Folder with containerd's registry host configuration (HOST/hosts.toml).
+    #[arg(long, value_name = "DIR")]
+    hosts_dir: Option<PathBuf>,
+
     /// Seconds that a read may wait for a registry before it fails with EIO.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     read_timeout: u64,
@@ -123,6 +127,7 @@ fn node_options(args: Args) -> NodeOptions {
         // A node has no credentials of its own: each image is read with those of the pods that use it.
         credentials: Credentials::Anonymous,
         ca_certificates: args.ca_cert,
+        hosts_dir: args.hosts_dir,
         ..ClientOptions::default()
     };
     NodeOptions {

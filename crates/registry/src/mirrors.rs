@@ -1,0 +1,190 @@
+//! Which hosts are asked for a registry's content: mirrors first, then the registry itself.
+//!
+//! Mirrors only give out what is checked by its digest anyway, and tags where they may (`resolve`). `HEAD` and pushes go to
+//! the registry itself: whether somebody may read an image is for it to say, not for a mirror.
+//!
+//! A mirror that does not answer, or breaks off, rests: at first for [`FIRST_REST`], each time longer. One that has not the
+//! blob is passed over this time. Whatever a mirror does, the registry itself is asked in the end.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest::Url;
+use reqwest::header::HeaderMap;
+
+use crate::error::ClientError;
+use crate::hosts_toml::{self, HostEntry};
+use crate::http::{Http, authority};
+use crate::options::ClientOptions;
+use crate::reference::Repository;
+
+/// Changes of a `hosts.toml` hold after this time.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// A mirror is near: who does not answer by then is slower than the registry itself.
+const MIRROR_CONNECT: Duration = Duration::from_secs(3);
+const MIRROR_READ: Duration = Duration::from_secs(10);
+/// Long enough that a dead mirror costs one read in a hundred its time-out, short enough that one that restarts is used
+/// again soon.
+const FIRST_REST: Duration = Duration::from_secs(10);
+const LONGEST_REST: Duration = Duration::from_secs(300);
+
+/// The hosts of all registries.
+#[derive(Debug)]
+pub(crate) struct Mirrors {
+    dir: Option<PathBuf>,
+    options: ClientOptions,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    looked: Instant,
+    file: Option<(PathBuf, SystemTime)>,
+    hosts: Arc<Hosts>,
+}
+
+/// The hosts of one registry.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts {
+    pub mirrors: Vec<Arc<Host>>,
+    pub server: Option<Arc<Host>>,
+}
+
+/// A host that was configured.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub api: Url,
+    pub http: Http,
+    pub headers: HeaderMap,
+    pub pull: bool,
+    pub resolve: bool,
+    rest: Mutex<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    until: Option<Instant>,
+    next: Duration,
+}
+
+impl Mirrors {
+    pub(crate) fn new(options: &ClientOptions) -> Mirrors {
+        Mirrors {
+            dir: options.hosts_dir.clone(),
+            options: options.clone(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The hosts of `registry` as its `hosts.toml` says now; none if there is no such file.
+    pub(crate) fn of(&self, registry: &str) -> Option<Arc<Hosts>> {
+        let dir = self.dir.as_deref()?;
+        let mut known = lock(&self.known);
+        if let Some(known) = known.get_mut(registry) {
+            if known.looked.elapsed() < LOOK_AGAIN {
+                return Some(known.hosts.clone());
+            }
+            known.looked = Instant::now();
+            if found(dir, registry) == known.file {
+                return Some(known.hosts.clone());
+            }
+        }
+        let file = found(dir, registry);
+        let hosts = match &file {
+            Some((path, _)) => self.load(path).unwrap_or_else(|problem| {
+                tracing::error!(path = %path.display(), problem, "not used: asking {registry} itself");
+                Hosts::default()
+            }),
+            None => Hosts::default(),
+        };
+        let hosts = Arc::new(hosts);
+        let entry = Known {
+            looked: Instant::now(),
+            file,
+            hosts: hosts.clone(),
+        };
+        known.insert(registry.to_owned(), entry);
+        Some(hosts)
+    }
+
+    fn load(&self, path: &Path) -> Result<Hosts, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        let parsed = hosts_toml::parse(&text, dir)?;
+        let mirror = |entry| self.host(entry, MIRROR_CONNECT, MIRROR_READ);
+        let mirrors = parsed.mirrors.into_iter().map(mirror);
+        let (connect, read) = (self.options.connect_timeout, self.options.read_timeout);
+        let server = parsed.server.map(|entry| self.host(entry, connect, read));
+        Ok(Hosts {
+            mirrors: mirrors
+                .collect::<Result<_, _>>()
+                .map_err(|e| e.to_string())?,
+            server: server.transpose().map_err(|e| e.to_string())?,
+        })
+    }
+
+    fn host(
+        &self,
+        entry: HostEntry,
+        connect: Duration,
+        read: Duration,
+    ) -> Result<Arc<Host>, ClientError> {
+        let mut options = self.options.clone();
+        options.ca_certificates.extend(entry.ca);
+        options.connect_timeout = entry.dial_timeout.unwrap_or(connect);
+        options.read_timeout = options.read_timeout.min(read);
+        let http = match entry.skip_verify {
+            true => Http::without_verification(&options)?,
+            false => Http::new(&options)?,
+        };
+        Ok(Arc::new(Host {
+            api: entry.api,
+            http,
+            headers: entry.headers,
+            pull: entry.pull,
+            resolve: entry.resolve,
+            rest: Mutex::new(Rest {
+                until: None,
+                next: FIRST_REST,
+            }),
+        }))
+    }
+}
+
+fn found(dir: &Path, registry: &str) -> Option<(PathBuf, SystemTime)> {
+    let path = hosts_toml::path_for(dir, registry)?;
+    let changed = path.metadata().and_then(|meta| meta.modified());
+    Some((path, changed.unwrap_or(SystemTime::UNIX_EPOCH)))
+}
+
+impl Host {
+    /// The same repository there: credentials and tokens are looked up by this name. None if the host's name can be no
+    /// registry's.
+    pub(crate) fn repository(&self, original: &Repository) -> Option<Repository> {
+        Repository::new(&authority(&self.api), original.name()).ok()
+    }
+
+    pub(crate) fn is_resting(&self) -> bool {
+        let until = lock(&self.rest).until;
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// It failed: not asked for a while.
+    pub(crate) fn rest(&self, cause: &str) {
+        let mut rest = lock(&self.rest);
+        tracing::warn!(mirror = %authority(&self.api), cause, "not asked for {} s", rest.next.as_secs());
+        rest.until = Some(Instant::now() + rest.next);
+        rest.next = (rest.next * 2).min(LONGEST_REST);
+    }
+
+    /// It gave all of what it was asked for.
+    pub(crate) fn is_well(&self) {
+        lock(&self.rest).next = FIRST_REST;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,231 @@
+//! Mirrors by containerd's hosts.toml: real registries as mirror and upstream, each behind a proxy.
+
+use super::amd64;
+use bytes::BytesMut;
+use clip_registry::{Client, ClientOptions, Credentials, FetchError, ImageSource, ResolvedImage};
+use clip_testkit::{
+    images,
+    layout::{self, Flaw, Layer},
+    proxy::{Mood, Proxy, Rule},
+    registry::TestRegistry,
+};
+use futures::TryStreamExt as _;
+use std::{path::PathBuf, time::Duration};
+
+struct Scene {
+    upstream: Proxy,
+    mirror: Proxy,
+    registries: [TestRegistry; 2],
+    dir: tempfile::TempDir,
+    layout: PathBuf,
+}
+
+impl Scene {
+    /// An image in both registries, and a hosts.toml that names the mirror.
+    fn new() -> Scene {
+        let scene = Scene::with_mirror(TestRegistry::start().unwrap());
+        images::push(&scene.layout, &scene.registries[1], "team/app:1").unwrap();
+        scene.configure(&format!("[host.\"http://{}\"]", scene.mirror.address()));
+        scene
+    }
+
+    /// An image in the upstream registry only.
+    fn with_mirror(mirror: TestRegistry) -> Scene {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = Layer::new().file("noise", layout::noise(2 << 20, 9));
+        let layout = layout::write(&dir.path().join("layout"), vec![layer], Flaw::None).unwrap();
+        let upstream = TestRegistry::start().unwrap();
+        images::push(&layout, &upstream, "team/app:1").unwrap();
+        Scene {
+            upstream: Proxy::before(upstream.address()).unwrap(),
+            mirror: Proxy::before(mirror.address()).unwrap(),
+            registries: [upstream, mirror],
+            dir,
+            layout,
+        }
+    }
+
+    fn configure(&self, hosts: &str) {
+        let dir = self.dir.path().join("hosts").join(self.upstream.address());
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("hosts.toml"), hosts).unwrap();
+    }
+
+    fn client(&self) -> Client {
+        let options = ClientOptions {
+            credentials: Credentials::Anonymous,
+            hosts_dir: Some(self.dir.path().join("hosts")),
+            read_timeout: Duration::from_secs(2),
+            ..ClientOptions::default()
+        };
+        Client::new(options).unwrap()
+    }
+
+    fn source(&self) -> ImageSource {
+        let reference = format!("{}/team/app:1", self.upstream.address());
+        reference.parse().unwrap()
+    }
+
+    async fn resolve(&self, client: &Client) -> ResolvedImage {
+        client.resolve(&self.source(), &amd64()).await.unwrap()
+    }
+
+    /// Reads the layer's middle and compares it.
+    async fn read(&self, client: &Client, image: &ResolvedImage) -> Result<(), FetchError> {
+        let digest = &image.layers[0].digest;
+        let whole = std::fs::read(self.layout.join("blobs/sha256").join(digest.hex())).unwrap();
+        let stream = client
+            .blobs(image)
+            .range(digest, 500_000..1_500_000)
+            .await?;
+        let found: BytesMut = stream.try_collect().await?;
+        assert!(found == whole[500_000..1_500_000], "wrong bytes");
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_gives_everything_and_learns_whose_mirror_it_is() {
+    let scene = Scene::new();
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    let asked = scene.mirror.asked();
+    let ns = format!("ns={}", scene.upstream.address().replace(':', "%3A"));
+    assert!(
+        asked.len() >= 3 && asked.iter().all(|asked| asked.path.contains(&ns)),
+        "{asked:?}"
+    );
+    assert!(
+        scene.upstream.asked().is_empty(),
+        "{:?}",
+        scene.upstream.asked()
+    );
+    // And it gives it when the registry itself is gone.
+    scene.upstream.set(Mood::HangUp);
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_registry_itself_is_asked_for_tags_and_rights_where_it_says_so() {
+    let scene = Scene::new();
+    scene.configure(&format!(
+        "[host.\"http://{}\"]\ncapabilities = [\"pull\"]",
+        scene.mirror.address()
+    ));
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    let tags = |proxy: &Proxy| {
+        let asked = proxy.asked();
+        let tags = asked
+            .iter()
+            .filter(|asked| asked.path.contains("/manifests/1"));
+        tags.count()
+    };
+    assert_eq!((tags(&scene.mirror), tags(&scene.upstream)), (0, 1));
+    assert!(scene.upstream.ranges().is_empty() && !scene.mirror.ranges().is_empty());
+    scene.configure(&format!("[host.\"http://{}\"]", scene.mirror.address()));
+    scene.mirror.forget();
+    let ImageSource::Registry(reference) = scene.source() else {
+        panic!()
+    };
+    scene.client().head_manifest(&reference).await.unwrap();
+    assert!(scene.mirror.asked().is_empty(), "HEAD asks for a right");
+}
+
+#[tokio::test]
+async fn whatever_a_mirror_does_the_registry_gives_the_bytes() {
+    let answer = |status| Mood::Answer {
+        status,
+        retry_after: None,
+    };
+    for mood in [
+        Mood::HangUp,
+        Mood::Silent,
+        Mood::SilentAfter(200_000),
+        Mood::ResetAfter(200_000),
+        answer(404),
+        answer(401),
+        answer(429),
+        answer(500),
+        Mood::OtherRange(5),
+        Mood::IgnoreRange,
+    ] {
+        let scene = Scene::new();
+        scene.mirror.set_rules([Rule::blobs(mood)]);
+        let client = scene.client();
+        let image = scene.resolve(&client).await;
+        for read in 0..3 {
+            let read_once = scene.read(&client, &image).await;
+            // Other bytes than asked for are an error at first; who asks again, asks the registry.
+            if !(mood == Mood::OtherRange(5) && read == 0) {
+                read_once.unwrap_or_else(|error| panic!("{mood:?}: {error}"));
+            }
+        }
+        let asked = scene.mirror.ranges().len();
+        match mood {
+            Mood::IgnoreRange | Mood::Answer { status: 404, .. } => {
+                assert_eq!(asked, 3, "{mood:?}")
+            }
+            // Some fail at the configuration already.
+            _ => assert!(asked <= 1, "it rests: {mood:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_not_there_costs_one_attempt() {
+    let scene = Scene::new();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    scene.configure(&format!(
+        "[host.\"http://{address}\"]\n[host.\"http://{}\"]",
+        scene.mirror.address()
+    ));
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    assert_eq!(scene.mirror.ranges().len(), 1, "the next one");
+    assert!(scene.upstream.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_mirror_with_a_certificate_of_its_own_needs_its_authority_or_no_check() {
+    let tls = TestRegistry::start_with_tls().unwrap();
+    let address = tls.address().to_owned();
+    let ca = tls.ca_certificate().unwrap().display().to_string();
+    let scene = Scene::with_mirror(tls);
+    images::push(&scene.layout, &scene.registries[1], "team/app:1").unwrap();
+    for (options, is_used) in [
+        (format!("ca = {ca:?}"), true),
+        ("skip_verify = true".to_owned(), true),
+        (String::new(), false),
+    ] {
+        scene.upstream.forget();
+        scene.configure(&format!("[host.\"https://{address}\"]\n{options}"));
+        let client = scene.client();
+        let image = scene.resolve(&client).await;
+        scene.read(&client, &image).await.unwrap();
+        assert_eq!(scene.upstream.asked().is_empty(), is_used, "{options}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_stands_for_the_registry_and_a_broken_file_for_nothing() {
+    let scene = Scene::new();
+    scene.configure(&format!("server = \"http://{}\"", scene.mirror.address()));
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    assert!(scene.upstream.asked().is_empty() && !scene.mirror.asked().is_empty());
+    scene.mirror.forget();
+    scene.configure("server = [");
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    assert!(scene.mirror.asked().is_empty());
+}
