@@ -143,8 +143,7 @@ fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
         .reuse
         .extend(runtime.block_on(args.publish.replaced()));
     let indexed = runtime.block_on(index_image(&client, &source, &options, progress.clone()))?;
-    let archive = Archive::open(indexed.archive.as_slice()).map_err(Failure::local)?;
-    let summary = archive.verify().map_err(Failure::local)?;
+    let summary = indexed.summary;
     let digest = Digest::of(&indexed.archive);
 
     eprintln!(

@@ -41,7 +41,7 @@ pub use digest::{Digest, SpanDigest, SpanHasher};
 pub use entry::{Entry, EntryKind, Segment, Xattr};
 pub use head::{Head, LayerRef, RuntimeDirs};
 pub use merge::merge;
-pub use open::{Archive, OpenError};
+pub use open::{Archive, OpenError, Summary};
 pub use profile::StartProfile;
 pub use section::{LayerSection, SeekTable, Span, SpanKind, Window};
 pub use tree::Tree;

@@ -200,6 +200,11 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Decodes and checks everything.
     pub fn verify(&self) -> Result<Summary, OpenError> {
+        Ok(self.verify_and_merge()?.0)
+    }
+
+    /// The same, for those who want the merged tree, too.
+    pub fn verify_and_merge(&self) -> Result<(Summary, Tree), OpenError> {
         let mut seek_points = 0;
         for index in 0..self.head.layers.len() {
             let table = self.seek_table(index)?;
@@ -212,14 +217,16 @@ impl<B: AsRef<[u8]>> Archive<B> {
                 })?;
             seek_points += table.spans.len() as u64;
         }
-        Ok(Summary {
-            files: self.merge()?.name_count(),
+        let tree = self.merge()?;
+        let summary = Summary {
+            files: tree.name_count(),
             layers: self.head.layers.len() as u64,
             image_bytes: self.head.layers.iter().map(|layer| layer.size).sum(),
             unpacked_bytes: self.head.layers.iter().map(|layer| layer.tar_size).sum(),
             archive_bytes: self.bytes().len() as u64,
             seek_points,
-        })
+        };
+        Ok((summary, tree))
     }
 
     fn part(&self, what: &'static str, part: &Part, limit: usize) -> Result<Vec<u8>, DecodeError> {

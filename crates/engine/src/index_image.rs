@@ -2,7 +2,8 @@
 
 use crate::{digest_of, layer_content::layer_content, reuse::find_section};
 use clip_archive::{
-    Archive, ArchiveWriter, Digest, LayerSection, RuntimeDirs, head::Indexer, write::ImageInfo,
+    Archive, ArchiveWriter, Digest, LayerSection, RuntimeDirs, Summary, head::Indexer,
+    write::ImageInfo,
 };
 use clip_index::{
     INDEXER_VERSION, IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo,
@@ -20,8 +21,9 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Chunks that a download may be ahead of the decoder: keeps both busy, holds little.
-const CHUNKS_AHEAD: usize = 16;
+/// Chunks that a download may be ahead of the decoder: keeps both busy, holds little. Those of a layout on disk are the
+/// largest, 512 KiB.
+const CHUNKS_AHEAD: usize = 8;
 /// Layers that are indexed at once: more than that keep no processor busier, as each uses three, and only take memory.
 const LAYERS_AT_ONCE: usize = 4;
 /// Connections over which layers come, all together. Twice as many as what one connection to a large registry lacks
@@ -67,6 +69,8 @@ impl IndexOptions {
 pub struct IndexedImage {
     /// The archive's bytes.
     pub archive: Vec<u8>,
+    /// What it holds.
+    pub summary: Summary,
     /// What was indexed.
     pub image: ResolvedImage,
     /// From the first request to the last byte.
@@ -186,9 +190,11 @@ pub async fn index_image(
         .collect::<Result<_, IndexError>>()?;
     let sections = index_layers(&client.blobs(&image), &layers, options, progress).await?;
     let info = image_info(&image, options);
-    let archive = tokio::task::spawn_blocking(move || write_archive(sections, info)).await??;
+    let writing = tokio::task::spawn_blocking(move || write_archive(sections, info));
+    let (archive, summary) = writing.await??;
     Ok(IndexedImage {
         archive,
+        summary,
         image,
         duration: started.elapsed(),
     })
@@ -306,23 +312,21 @@ fn image_info(image: &ResolvedImage, options: &IndexOptions) -> ImageInfo {
     }
 }
 
-/// Writes the archive, and makes sure that a node will be able to expand it.
-fn write_archive(sections: Vec<Arc<LayerSection>>, info: ImageInfo) -> Result<Vec<u8>, IndexError> {
+/// Writes the archive, reads it as a node will, and makes sure that a node will be able to expand it.
+fn write_archive(
+    sections: Vec<Arc<LayerSection>>,
+    info: ImageInfo,
+) -> Result<(Vec<u8>, Summary), IndexError> {
     let mut writer = ArchiveWriter::new();
-    for section in &sections {
-        writer.add_layer(section);
+    // Each goes when it is written: trees are large.
+    for section in sections {
+        writer.add_layer(&section);
     }
-    let tar_sizes = sections
-        .iter()
-        .map(|section| section.seek.tar_size)
-        .collect();
-    // Only a layer that the image uses twice is there twice.
-    let entries = sections
-        .into_iter()
-        .map(|section| Arc::unwrap_or_clone(section).entries)
-        .collect();
-    let tree = clip_archive::merge(entries, tar_sizes, info.runtime_dirs)
+    let bytes = writer.finish(info);
+    let archive = Archive::open(bytes.as_slice());
+    let (summary, tree) = archive
+        .and_then(|archive| archive.verify_and_merge())
         .map_err(|error| IndexError::Tree(error.to_string()))?;
     clip_archive::erofs::write(&tree).map_err(|error| IndexError::Tree(error.to_string()))?;
-    Ok(writer.finish(info))
+    Ok((bytes, summary))
 }
