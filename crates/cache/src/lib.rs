@@ -36,7 +36,6 @@ mod states;
 mod stats;
 mod survey;
 mod word;
-mod write_out;
 
 pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit, forget_damaged};
 pub use evict::Freed;
