@@ -111,8 +111,9 @@ impl Housekeeper {
 
 impl House {
     fn keep(&self, woken: &Receiver<()>, layers: &Weak<Layers>) {
+        let mut patience = ROUTINE;
         loop {
-            match woken.recv_timeout(ROUTINE) {
+            match woken.recv_timeout(patience) {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             }
@@ -121,9 +122,10 @@ impl House {
             };
             layers.share_used();
             drop(layers);
-            while !self.look_after_it() {
-                std::thread::sleep(PAUSE);
-            }
+            patience = match self.look_after_it() {
+                true => ROUTINE,
+                false => PAUSE,
+            };
             std::thread::sleep(PAUSE);
         }
     }
@@ -150,7 +152,9 @@ impl House {
         };
         let abandoned = self.abandoned.swap(false, Ordering::Relaxed);
         let used = evictor.disk_bytes()?;
-        let wanted = self.limits.excess(used, space(&self.dir)?, pressure);
+        let wanted = self
+            .limits
+            .excess(used, space(&self.dir.join("layers"))?, pressure);
         let mut left = used;
         if wanted > 0 || abandoned {
             let freed = evictor.free(wanted)?;

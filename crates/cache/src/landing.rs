@@ -10,7 +10,6 @@ use crate::{
     staged::Staged,
     stats::Counters,
     word::{self, SpanState},
-    write_out,
 };
 use clip_archive::SpanHasher;
 use nix::errno::Errno;
@@ -113,13 +112,11 @@ fn keep(store: &LayerStore, files: &LayerFiles, index: usize, staged: &Staged) -
             }
             SpanState::Absent | SpanState::Unverified => {}
         }
-        let (start, len) = (store.starts[index], store.table.spans[index].tar_len);
-        staged.write_to(&files.data, start)?;
-        write_out::begin(&files.data, start..start + len);
+        staged.write_to(&files.data, store.starts[index])?;
         // Before others see the span, lest it looks like the oldest of all.
         files.states.touch_now(index)?;
         if word::publish(cell, seen) {
-            store.housekeeper.wrote(len);
+            store.housekeeper.wrote(store.table.spans[index].tar_len);
             return Ok(true);
         }
     }

@@ -48,7 +48,6 @@ mod stats;
 mod survey;
 mod whole;
 mod word;
-mod write_out;
 
 pub use access::Observer;
 pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit, forget_damaged};

@@ -227,7 +227,8 @@ mod tests {
 
         fn fill(&self) {
             let seen = look(&self.word);
-            if seen.state() == SpanState::Absent {
+            // Also when it is being evicted: publishing must refuse it.
+            if !seen.is_present() {
                 self.bytes.store(RIGHT, Ordering::Relaxed);
                 publish(&self.word, seen);
             }
