@@ -7,6 +7,7 @@
 
 use crate::{
     peers,
+    relay::Link,
     rows::Row,
     run::{Cost, best_of, timed},
     world::{IMAGES, LARGE, World, has_sha_instructions},
@@ -75,7 +76,10 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
 
 /// A registry that gives so little to each connection: one layer, which must not come over one of them.
 fn slow_registry(world: &World) -> Result<Vec<Row>> {
-    let relay = world.limited_relay(SLOW_CONNECTION)?;
+    let relay = world.relay_over(Link {
+        per_connection: SLOW_CONNECTION,
+        ..Link::default()
+    })?;
     let file = world.scratch.path().join("slow.clip");
     let mut index = world.clip();
     index

@@ -6,6 +6,7 @@
 
 mod archive_size;
 mod cold_read;
+mod containerd;
 mod index;
 mod many_files;
 mod mounted;
@@ -13,6 +14,7 @@ mod peers;
 mod relay;
 mod rows;
 mod run;
+mod start;
 mod warm;
 mod world;
 
@@ -34,11 +36,12 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 5] = [
+const BENCHES: [(&str, Bench); 6] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("many-files", many_files::run),
     ("cold-read", cold_read::run),
+    ("start", start::run),
     ("warm", warm::run),
 ];
 

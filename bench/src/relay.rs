@@ -5,8 +5,8 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -14,6 +14,28 @@ use std::{
 
 /// Marks a request for a blob in what a client sends.
 const BLOB_REQUEST: &[u8] = b"/blobs/sha256:";
+
+/// What lies between a client and its registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Each connection takes so long to come about, and each request to be answered.
+    pub round_trip: Duration,
+    /// Bytes a second from the registry, for each connection.
+    pub per_connection: f64,
+    /// The same for all together.
+    pub shared: f64,
+}
+
+impl Default for Link {
+    /// As fast as loopback.
+    fn default() -> Self {
+        Self {
+            round_trip: Duration::ZERO,
+            per_connection: f64::INFINITY,
+            shared: f64::INFINITY,
+        }
+    }
+}
 
 /// A running relay; it ends with the process.
 #[derive(Debug, Clone)]
@@ -38,25 +60,21 @@ pub struct Passed {
 }
 
 impl Relay {
-    /// Listens on a free loopback port and relays to `upstream`.
-    pub fn start(upstream: &str) -> Result<Self> {
-        Self::limited(upstream, f64::INFINITY)
-    }
-
-    /// The same, but each connection gets at most `bytes_per_second` from `upstream`, as from registries on the internet.
-    pub fn limited(upstream: &str, bytes_per_second: f64) -> Result<Self> {
+    /// Listens on a free loopback port and relays to `upstream`, as fast as `link` is.
+    pub fn start(upstream: &str, link: Link) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let relay = Self {
             address: listener.local_addr()?.to_string(),
             counts: Arc::default(),
         };
         let (counts, upstream) = (relay.counts.clone(), upstream.to_owned());
+        let line = Arc::new(Mutex::new(Instant::now()));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(&upstream) else {
                     continue;
                 };
-                let _ = join(client, server, &counts, bytes_per_second);
+                let _ = join(client, server, &counts, link, line.clone());
             }
         });
         Ok(relay)
@@ -80,14 +98,22 @@ fn join(
     client: TcpStream,
     server: TcpStream,
     counts: &Arc<Counts>,
-    bytes_per_second: f64,
+    link: Link,
+    line: Arc<Mutex<Instant>>,
 ) -> Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let up = counts.clone();
+    // What follows an answer is a new request, and travels; so does the connection itself.
+    let is_answered = Arc::new(AtomicBool::new(true));
+    let answered = is_answered.clone();
     thread::spawn(move || {
+        thread::sleep(link.round_trip);
         copy(&mut from_client, &mut to_server, |sent| {
+            if is_answered.swap(false, Ordering::Relaxed) {
+                thread::sleep(link.round_trip);
+            }
             let requests = sent
                 .windows(BLOB_REQUEST.len())
                 .filter(|window| *window == BLOB_REQUEST)
@@ -102,13 +128,22 @@ fn join(
         copy(&mut from_server, &mut to_client, |received| {
             down.bytes
                 .fetch_add(received.len() as u64, Ordering::Relaxed);
-            // A pause in which nothing came gives no right to a burst.
-            due = due.max(Instant::now());
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            due += Duration::from_secs_f64(received.len() as f64 / bytes_per_second);
+            answered.store(true, Ordering::Relaxed);
+            let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
+            let arrival = book(&mut line, received.len(), link.shared);
+            drop(line);
+            let arrival = arrival.max(book(&mut due, received.len(), link.per_connection));
+            thread::sleep(arrival.saturating_duration_since(Instant::now()));
         })
     });
     Ok(())
+}
+
+/// Books `len` bytes on a line that is free from `free` on; when the last of them is through. A pause in which nothing came
+/// gives no right to a burst.
+fn book(free: &mut Instant, len: usize, bytes_per_second: f64) -> Instant {
+    *free = (*free).max(Instant::now()) + Duration::from_secs_f64(len as f64 / bytes_per_second);
+    *free
 }
 
 fn copy(from: &mut TcpStream, to: &mut TcpStream, mut count: impl FnMut(&[u8])) {

@@ -1,7 +1,7 @@
 //! What every bench needs: the repository, real images in a real registry behind a counting relay,
 //! the binaries.
 
-use crate::relay::Relay;
+use crate::relay::{Link, Relay};
 use anyhow::{Context, Result, ensure};
 use clip_testkit::registry::TestRegistry;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ impl World {
             .context("the bench lies in the repository")?
             .to_owned();
         let registry = TestRegistry::start()?;
-        let relay = Relay::start(registry.address())?;
+        let relay = Relay::start(registry.address(), Link::default())?;
         let world = Self {
             relay,
             scratch: tempfile::tempdir()?,
@@ -77,9 +77,9 @@ impl World {
         format!("{}/bench/{image}:1", relay.address())
     }
 
-    /// A relay that gives so much to each connection.
-    pub fn limited_relay(&self, bytes_per_second: f64) -> Result<Relay> {
-        Relay::limited(self.registry.address(), bytes_per_second)
+    /// Another way to the registry.
+    pub fn relay_over(&self, link: Link) -> Result<Relay> {
+        Relay::start(self.registry.address(), link)
     }
 
     /// The directory of `image` as an OCI layout.
