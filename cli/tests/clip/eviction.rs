@@ -159,3 +159,19 @@ fn s8_an_evicting_process_that_is_killed_blocks_and_spoils_nothing() {
     let said = scene.ok(["cache", "verify", "image.clip"]);
     assert!(said.out.contains("1 layer"), "{said:?}");
 }
+
+#[test]
+fn s8_an_evictor_that_hangs_holds_up_no_read() {
+    let scene = Scene::new();
+    let _published = published(&scene);
+    scene.dir("mnt");
+    let server = mount(&scene, "1Mi", "mnt");
+    // As a stopped process would.
+    let hung = File::open(scene.state().join("layers")).unwrap();
+    hung.lock().unwrap();
+    assert!(std::fs::read(server.path().join("blob")).unwrap() == blob());
+    let layer = layer(&scene);
+    assert!(on_disk(&layer) > MIB, "nobody may evict");
+    drop(hung);
+    wait_until("the budget is kept", PATIENCE, || on_disk(&layer) <= MIB).unwrap();
+}
