@@ -38,7 +38,7 @@ lint: ## Formatting, clippy, chart
 unit: ## Tests that need no cluster (real registries, mounts and judges, as root)
 	$(call step,unit and integration tests)
 	cargo test --locked --workspace --exclude clip-e2e
-	CLIP_ENGINE=erofs cargo test --locked -p clip --test clip -- --skip judges --skip users --skip verify
+	CLIP_ENGINE=erofs cargo test --locked --workspace --exclude clip-e2e --test clip -- --skip judges --skip users --skip verify
 
 .PHONY: fuzz fuzz-long
 fuzz: ## Every fuzz target for some seconds; see fuzz/README.md

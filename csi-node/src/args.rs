@@ -96,6 +96,16 @@ pub struct Args {
     #[arg(long, env = "CLIP_PUBLISH_WAIT", default_value = "100s", value_parser = duration, value_name = "TIME")]
     pub publish_wait: Duration,
 
+    /// Seconds for which what is read of an image that this node mounts for the first time is recorded, for the next node
+    /// to fetch ahead; 0 records nothing.
+    #[arg(
+        long,
+        env = "CLIP_RECORD_START",
+        default_value_t = 60,
+        value_name = "SECONDS"
+    )]
+    pub record_start: u64,
+
     /// Without Kubernetes, for trying and debugging: `clipImage: NAME` means the archive NAME.clip in this folder.
     #[arg(long, env = "CLIP_CLIPIMAGES_FROM", value_name = "DIR")]
     pub clipimages_from: Option<PathBuf>,

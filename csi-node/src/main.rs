@@ -114,6 +114,7 @@ fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
     let mut arguments = vec![
         format!("--state-dir={}", args.state_dir.display()),
         format!("--log-format={}", args.log_format),
+        format!("--record-start={}", args.record_start),
         format!("--cache-min-free={}", args.cache_min_free),
     ];
     arguments.extend(args.cache_max.map(|max| format!("--cache-max={max}")));

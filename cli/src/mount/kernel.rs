@@ -1,6 +1,6 @@
 //! `--engine erofs`: the kernel serves the tree, this process only what is cold.
 
-use crate::{archive_source::Opened, failure::Failure};
+use crate::{archive_source::Opened, failure::Failure, umount};
 use clap::Args;
 use clip_engine::{KernelMount, Layout, MountOptions, Session, set_read_ahead};
 use nix::mount::{MntFlags, umount2};
@@ -91,9 +91,13 @@ pub fn mount(
         .arg(dir);
     let mounted = wait(program);
     // EROFS holds the layers open; without it, this ends the connection.
-    let detached = umount2(hidden.path(), MntFlags::MNT_DETACH);
-    mounted.map_err(refused)?;
-    detached.map_err(|error| refused(format!("cannot detach the connection: {error}")))?;
+    let detached = umount2(hidden.path(), MntFlags::MNT_DETACH)
+        .map_err(|error| format!("cannot detach the connection: {error}"));
+    if let Err(problem) = mounted.and(detached) {
+        // It may have been mounted all the same, just when its time was up.
+        let _ = umount::unmount(dir, true);
+        return Err(refused(problem));
+    }
     set_read_ahead(dir);
     Ok(session)
 }
@@ -130,6 +134,7 @@ fn wait(mut command: Command) -> Result<(), String> {
             Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
             Ok(None) => {
                 let _ = child.kill();
+                let _ = child.wait();
                 return Err(format!("it took longer than {} s", PATIENCE.as_secs()));
             }
             Err(error) => return Err(format!("cannot wait for the mounting process: {error}")),

@@ -31,8 +31,9 @@ fn published(scene: &Scene) -> crate::scene::Published {
     published
 }
 
+/// With FUSE, so that a reader can make the kernel forget what it has read: of EROFS' devices it cannot.
 fn mount(scene: &Scene, max: &str, dir: &str) -> Server {
-    scene.mount(["--cache-max", max, "image.clip", dir])
+    scene.mount(["--engine", "fuse", "--cache-max", max, "image.clip", dir])
 }
 
 /// The one layer that is cached.

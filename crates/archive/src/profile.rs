@@ -2,27 +2,31 @@
 //!
 //! ```json
 //! {"version": 1, "starts": 3, "touches": [
-//!   {"section": "sha256:31f9…", "spans": [[0, 2], [17, 1]]},
-//!   {"section": "sha256:77a0…", "spans": [[3, 1]]},
-//!   {"section": "sha256:31f9…", "spans": [[2, 1]]}]}
+//!   {"section": "sha256:31f9…", "starts": 3, "spans": [[0, 2], [17, 1]]},
+//!   {"section": "sha256:77a0…", "starts": 3, "spans": [[3, 1]]},
+//!   {"section": "sha256:31f9…", "starts": 1, "spans": [[2, 1]]}]}
 //! ```
 //!
-//! A touch names the layer's *section* (its positions depend on where the indexer cut) and runs of spans, `[first,
-//! count]`. So a profile stays good for those layers that a rebuilt image still has, and says nothing of the others.
+//! A touch names the layer's *section* (its positions depend on where the indexer cut), runs of spans, `[first,
+//! count]`, and in how many of the recorded starts they were touched. So a profile stays good for those layers that a
+//! rebuilt image still has, and says nothing of the others.
 //!
 //! It is a hint. Whoever reads it believes nothing: spans that do not exist are passed over, and what is fetched is
 //! checked like everything else.
 
 use crate::Digest;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
 
 /// The version that is written.
 const VERSION: u32 = 1;
 /// The longest profile that is read, in bytes.
 pub const PROFILE_BYTES_MAX: usize = 4 << 20;
-/// The most spans that a profile names: 1 TiB at 1 MiB each.
-const SPANS_MAX: usize = 1 << 20;
+/// The most spans that a profile names: 64 GiB at 2 MiB each. However they lie, they fit into [`PROFILE_BYTES_MAX`].
+const SPANS_MAX: usize = 1 << 15;
 
 /// Spans in the order of their first touch, none twice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +34,8 @@ pub struct StartProfile {
     /// How many recorded starts are in it.
     starts: u32,
     touches: Vec<Touch>,
+    /// For each touch: in how many of the starts.
+    counts: Vec<u32>,
 }
 
 /// A span of a layer.
@@ -60,6 +66,12 @@ pub enum ProfileError {
     TooLong,
 }
 
+/// What is looked at first.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 /// As it is written.
 #[derive(Serialize, Deserialize)]
 struct Document {
@@ -72,17 +84,20 @@ struct Document {
 #[derive(Serialize, Deserialize)]
 struct Stretch {
     section: String,
+    starts: u32,
     spans: Vec<(u32, u32)>,
 }
 
 impl StartProfile {
     /// The profile of one start with these touches; of several of one span the first counts.
     pub fn new(touches: impl IntoIterator<Item = Touch>) -> Self {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let touches = touches.into_iter().filter(|touch| seen.insert(*touch));
+        let touches: Vec<Touch> = touches.take(SPANS_MAX).collect();
         Self {
             starts: 1,
-            touches: touches.collect(),
+            counts: vec![1; touches.len()],
+            touches,
         }
     }
 
@@ -91,39 +106,43 @@ impl StartProfile {
         if json.len() > PROFILE_BYTES_MAX {
             return Err(ProfileError::TooLong);
         }
-        let version = |value: &serde_json::Value| value.get("version")?.as_u64();
-        let value: serde_json::Value = serde_json::from_slice(json)?;
-        if let Some(found) = version(&value).filter(|&found| found != u64::from(VERSION)) {
-            return Err(ProfileError::Version(
-                u32::try_from(found).unwrap_or(u32::MAX),
-            ));
+        let Version { version } = serde_json::from_slice(json)?;
+        if version != VERSION {
+            return Err(ProfileError::Version(version));
         }
-        let document: Document = serde_json::from_value(value)?;
-        let mut touches = Vec::new();
+        let document: Document = serde_json::from_slice(json)?;
+        let mut profile = Self {
+            starts: document.starts,
+            ..Self::default()
+        };
+        let mut seen = HashSet::new();
         for stretch in document.touches {
             let section: Digest = stretch.section.parse()?;
             for (first, count) in stretch.spans {
-                if count as usize > SPANS_MAX - touches.len() {
+                if count as usize > SPANS_MAX - profile.touches.len() {
                     return Err(ProfileError::TooLong);
                 }
-                let spans = first..first.saturating_add(count);
-                touches.extend(spans.map(|span| Touch { section, span }));
+                for span in first..first.saturating_add(count) {
+                    let touch = Touch { section, span };
+                    if seen.insert(touch) {
+                        profile.touches.push(touch);
+                        profile.counts.push(stretch.starts);
+                    }
+                }
             }
         }
-        Ok(Self {
-            starts: document.starts,
-            ..Self::new(touches)
-        })
+        Ok(profile)
     }
 
     /// The profile as it is kept and sent.
     pub fn to_json(&self) -> Vec<u8> {
         let mut stretches: Vec<Stretch> = Vec::new();
-        let mut last: Option<Touch> = None;
-        for touch in &self.touches {
-            if last.is_none_or(|last| last.section != touch.section) {
+        let mut last: Option<(Digest, u32)> = None;
+        for (touch, &starts) in self.touches.iter().zip(&self.counts) {
+            if last != Some((touch.section, starts)) {
                 stretches.push(Stretch {
                     section: touch.section.to_string(),
+                    starts,
                     spans: Vec::new(),
                 });
             }
@@ -132,7 +151,7 @@ impl StartProfile {
                 Some((first, count)) if *first + *count == touch.span => *count += 1,
                 _ => spans.push((touch.span, 1)),
             }
-            last = Some(*touch);
+            last = Some((touch.section, starts));
         }
         let document = Document {
             version: VERSION,
@@ -145,29 +164,32 @@ impl StartProfile {
     /// What several starts have in common: spans that more of them touched come before those that fewer did, and among
     /// these the ones that were touched earlier in any of them.
     pub fn merge<'a>(profiles: impl IntoIterator<Item = &'a StartProfile>) -> Self {
-        let mut ranks: HashMap<Touch, (usize, usize)> = HashMap::new();
+        let mut ranks: HashMap<Touch, (u32, usize)> = HashMap::new();
         let mut starts = 0_u32;
         for profile in profiles {
             starts = starts.saturating_add(profile.starts);
-            for (rank, touch) in profile.touches.iter().enumerate() {
+            let touches = profile.touches.iter().zip(&profile.counts);
+            for (rank, (touch, count)) in touches.enumerate() {
                 let (times, earliest) = ranks.entry(*touch).or_insert((0, usize::MAX));
-                *times += 1;
+                *times = times.saturating_add(*count);
                 *earliest = rank.min(*earliest);
             }
         }
-        let mut merged: Vec<(Touch, (usize, usize))> = ranks.into_iter().collect();
+        let mut merged: Vec<(Touch, (u32, usize))> = ranks.into_iter().collect();
         merged.sort_by_key(|(touch, (times, earliest))| {
-            (
-                std::cmp::Reverse(*times),
-                *earliest,
-                touch.section,
-                touch.span,
-            )
+            (Reverse(*times), *earliest, touch.section, touch.span)
         });
+        merged.truncate(SPANS_MAX);
         Self {
             starts,
-            touches: merged.into_iter().map(|(touch, _)| touch).collect(),
+            touches: merged.iter().map(|(touch, _)| *touch).collect(),
+            counts: merged.iter().map(|(_, (times, _))| *times).collect(),
         }
+    }
+
+    /// The same touches as those of one start, whatever it says of itself.
+    pub fn as_one_start(self) -> Self {
+        Self::new(self.touches)
     }
 
     /// How many recorded starts are in it.
@@ -226,11 +248,40 @@ mod tests {
     }
 
     #[test]
+    fn starts_that_are_merged_one_by_one_count_like_all_at_once() {
+        let starts = [[0, 1, 2], [1, 2, 3], [1, 3, 4]]
+            .map(|spans| StartProfile::new(spans.map(|span| touch(1, span))));
+        let at_once = StartProfile::merge(&starts);
+        let one_by_one = starts.iter().fold(StartProfile::default(), |known, start| {
+            let json = StartProfile::merge([&known, start]).to_json();
+            StartProfile::parse(&json).unwrap()
+        });
+        assert_eq!(one_by_one.starts(), 3);
+        let common = |profile: &StartProfile| profile.touches()[0];
+        assert_eq!(common(&at_once), touch(1, 1));
+        assert_eq!(common(&one_by_one), touch(1, 1), "in all three");
+        let rare = |profile: &StartProfile| {
+            let mut rare: Vec<u32> = profile.touches()[3..].iter().map(|t| t.span).collect();
+            rare.sort_unstable();
+            rare
+        };
+        assert_eq!(rare(&at_once), rare(&one_by_one), "in one each");
+    }
+
+    #[test]
+    fn the_longest_profile_can_be_read_again() {
+        let spans = (0..2 * SPANS_MAX as u32).map(|span| touch((span % 2) as u8, 3 * span));
+        let profile = StartProfile::new(spans);
+        assert_eq!(profile.touches().len(), SPANS_MAX);
+        assert_eq!(StartProfile::parse(&profile.to_json()).unwrap(), profile);
+    }
+
+    #[test]
     fn what_is_no_profile_is_refused() {
         let section = Digest::from_bytes([1; 32]).to_string();
         let with = |spans: &str| {
             format!(
-                r#"{{"version":1,"starts":1,"touches":[{{"section":"{section}","spans":[{spans}]}}]}}"#
+                r#"{{"version":1,"starts":1,"touches":[{{"section":"{section}","starts":1,"spans":[{spans}]}}]}}"#
             )
         };
         let refusal = |json: &str| StartProfile::parse(json.as_bytes()).unwrap_err();

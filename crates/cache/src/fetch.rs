@@ -86,7 +86,8 @@ pub fn fill(store: &LayerStore, index: usize, input: &mut Input) -> Result<Lande
     let span = &store.table.spans[index];
     let mut decoder = SpanDecoder::new(span, window_of(store, index)?);
     let mut hasher = SpanHasher::default();
-    let mut staged = Staged::new(&store.dir, span.tar_len)?;
+    let mut staged = Staged::new(&store.dir, span.tar_len)
+        .inspect_err(|error| landing::refused(store, error))?;
     let (mut at, end) = (span.blob_offset, span.blob_offset + span.blob_len);
     while at < end {
         let chunk = input.next(at..end)?;

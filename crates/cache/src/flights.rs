@@ -59,6 +59,8 @@ pub struct Run {
     pub is_open: bool,
     /// Alive while somebody waits; none for read-ahead, which nobody waits for.
     interest: Option<Weak<()>>,
+    /// Whether readers wait for each of its spans, and take the bytes as soon as they land.
+    pub is_waited_for: bool,
     /// The next byte of the blob that is to arrive.
     pub at: AtomicU64,
 }
@@ -80,6 +82,11 @@ impl Flight {
             landing: landing.shared(),
             _interest: None,
         }
+    }
+
+    /// Whether what became of the span is known, or never will be.
+    pub fn has_landed(&self) -> bool {
+        self.landing.clone().now_or_never().is_some()
     }
 
     /// Waits until the span is there, or cannot be had.
@@ -187,8 +194,14 @@ impl Booking {
         let has_departed = run.boarding().is_none();
         let interest = run.interest.as_ref().and_then(Weak::upgrade);
         let is_left = run.interest.is_some() && interest.is_none();
-        let in_time = run.class <= class
-            || has_departed && span.blob_offset <= run.at.load(Ordering::Relaxed) + NEAR;
+        // A prefetch gives way to readers: who waits for it might wait for them all.
+        let is_near = || span.blob_offset <= run.at.load(Ordering::Relaxed) + NEAR;
+        let in_time =
+            run.class <= class || run.class == Class::ReadAhead && has_departed && is_near();
+        if self.landing.peek().is_some() {
+            // It ended without landing: its task died.
+            return None;
+        }
         let flight = Flight {
             span: index,
             landing: self.landing.clone(),
@@ -213,6 +226,7 @@ impl Run {
             boarding: Mutex::new(Some(vec![passenger])),
             is_open,
             interest: interest.as_ref().map(Arc::downgrade),
+            is_waited_for: class == Class::Demand,
             at: AtomicU64::new(0),
         };
         (Arc::new(run), landing, interest)
@@ -243,6 +257,7 @@ impl Run {
             boarding: Mutex::new(Some(passengers.collect())),
             is_open: false,
             interest: None,
+            is_waited_for: false,
             at: AtomicU64::new(0),
         };
         (run, flights)

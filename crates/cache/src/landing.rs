@@ -27,6 +27,13 @@ pub enum Landed {
     InMemory(SpanBytes),
 }
 
+impl Landed {
+    /// For who may be told long before anybody listens: bytes must not wait for that in memory.
+    pub fn without_bytes(self) -> Self {
+        Self::OnDisk
+    }
+}
+
 /// Whether the span is here already. What is from before the machine's restart is compared with its digest.
 pub fn find(store: &LayerStore, index: usize) -> Option<Landed> {
     if let Some(bytes) = store.memory.get(&store.section_digest, index) {
@@ -56,7 +63,7 @@ pub fn land(store: &LayerStore, index: usize, staged: Staged) -> io::Result<Land
     };
     match (kept, staged) {
         (Ok(true), Staged::Memory(bytes)) => {
-            store.memory.clear();
+            store.memory.remove(&store.section_digest, index);
             Ok(Landed::InMemory(bytes.into()))
         }
         (Ok(true), Staged::File(_)) => Ok(Landed::OnDisk),

@@ -20,6 +20,7 @@ use clip_registry::BlobSource;
 use std::{
     collections::HashMap,
     io,
+    iter::Peekable,
     ops::Range,
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -28,6 +29,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
+    vec,
 };
 use tokio::runtime::Handle;
 
@@ -36,6 +38,8 @@ use tokio::runtime::Handle;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// A registry that comes back is noticed within this time.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pause before a span is fetched once more that was there and gone twice.
+const GONE_AGAIN: Duration = Duration::from_millis(50);
 /// Content with a wrong digest is fetched so often before a read fails: a broken cache between us and the registry may be
 /// passed by the next time, an archive that does not fit never will.
 const WRONG_CONTENT_TRIES: u32 = 3;
@@ -253,45 +257,50 @@ impl LayerReader {
         }
         Counters::add(&self.store.counters.misses, 1);
         let spans = self.store.spans_of(offset, buf.len());
-        let mut flights = self
-            .join(spans.clone(), Class::Demand)
-            .into_iter()
-            .peekable();
+        let mut flights = self.board(spans.clone());
         // Behind the demand, so that it goes first.
         self.touch(&spans);
         let mut patience = Patience::until(deadline);
-        for span in spans {
-            let flight = flights.next_if(|flight| flight.span == span);
+        let (mut span, mut gone) = (spans.start, 0);
+        while span < spans.end {
             let (at, part) = self.store.part_of(span, offset, buf.len());
-            self.read_span(span, at, &mut buf[part], flight, &mut patience)
-                .await?;
+            if let Some(flight) = flights.next_if(|flight| flight.span == span) {
+                match patience.wait_for(flight).await? {
+                    Some(Landed::InMemory(bytes)) => {
+                        buf[part.clone()].copy_from_slice(&bytes[at as usize..][..part.len()]);
+                        span += 1;
+                        continue;
+                    }
+                    Some(Landed::OnDisk) => {}
+                    None => {
+                        // What travelled with it has failed, too.
+                        flights = self.board(span..spans.end);
+                        continue;
+                    }
+                }
+            }
+            let start = self.store.starts[span] + at;
+            if self
+                .store
+                .read_present(&(span..span + 1), start, &mut buf[part])
+            {
+                (span, gone) = (span + 1, 0);
+                continue;
+            }
+            // It was there, and was taken away before it was read. Again and again if the cache is far too small for all
+            // that is read at once.
+            gone += 1;
+            if gone > 1 {
+                tokio::time::sleep(GONE_AGAIN).await;
+            }
+            flights = self.board(span..spans.end);
         }
         Ok(())
     }
 
-    /// Reads a part of one span, beginning at byte `at` of the span.
-    async fn read_span(
-        &self,
-        span: usize,
-        at: u64,
-        part: &mut [u8],
-        mut flight: Option<Flight>,
-        patience: &mut Patience,
-    ) -> Result<(), ReadError> {
-        let offset = self.store.starts[span] + at;
-        loop {
-            if let Some(flight) = flight
-                && let Some(Landed::InMemory(bytes)) = patience.wait_for(flight).await?
-            {
-                part.copy_from_slice(&bytes[at as usize..][..part.len()]);
-                return Ok(());
-            }
-            // On the disk, it may be evicted before it is read; then it is fetched again.
-            if self.store.read_present(&(span..span + 1), offset, part) {
-                return Ok(());
-            }
-            flight = self.join(span..span + 1, Class::Demand).pop();
-        }
+    /// The flights of those of `spans` that are not there, in order.
+    fn board(&self, spans: Range<usize>) -> Peekable<vec::IntoIter<Flight>> {
+        self.join(spans, Class::Demand).into_iter().peekable()
     }
 
     /// Tells `observer` each span that this reader touches first from now on; what was touched before counts as

@@ -63,11 +63,12 @@ impl MemorySpans {
         self.count.store(spans.len(), Ordering::Relaxed);
     }
 
-    /// Lets go of everything: the disk takes spans again.
-    pub fn clear(&self) {
-        if self.count.swap(0, Ordering::Relaxed) > 0 {
+    /// Lets go of a span that the disk has taken.
+    pub fn remove(&self, layer: &Digest, span: usize) {
+        if self.count.load(Ordering::Relaxed) > 0 {
             let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-            *spans = VecDeque::new();
+            spans.retain(|(key, ..)| *key != (*layer, span));
+            self.count.store(spans.len(), Ordering::Relaxed);
         }
     }
 }
@@ -91,7 +92,7 @@ mod tests {
         spans.put(layer, 9, Arc::new(vec![0; BYTES_MAX + 1]));
         assert!((0..10).all(|index| spans.get(&layer, index).is_none()));
         spans.put(layer, 1, span());
-        spans.clear();
+        spans.remove(&layer, 1);
         assert!(spans.get(&layer, 1).is_none());
     }
 }

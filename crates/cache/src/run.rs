@@ -150,6 +150,10 @@ fn decode(reader: &LayerReader, run: &Run, passengers: Vec<Passenger>, mut input
                 {
                     reader.source.distrust_mirrors();
                 }
+                let landing = match run.is_waited_for {
+                    true => landing,
+                    false => landing.map(Landed::without_bytes),
+                };
                 reader.store.flights.land(run, [passenger], &landing);
             }
         }

@@ -17,36 +17,54 @@ use crate::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// What a whole blob weighs in the limits: what is under way of it at a time, not its length.
 const WEIGHT: u64 = 4 << 20;
 
+/// How often who missed a whole blob looks whether it has ended.
+const NEXT_RIDE: Duration = Duration::from_millis(200);
+
 /// The blobs of one layer that are being read whole, by source.
 #[derive(Debug, Default)]
 pub struct WholeBlobs(Mutex<HashMap<u64, Arc<HashMap<usize, Flight>>>>);
 
+/// What the whole blob can do for a span.
+enum Ride {
+    /// Nothing: it is there.
+    Arrived,
+    /// It will bring it.
+    Coming(Flight),
+    /// It had it, or brought it, and it was taken away again to make room. The next one will bring it.
+    Missed,
+}
+
 /// Lets `passengers` have their spans from the whole blob, which is fetched if nobody does so already.
 pub async fn ride_along(reader: &LayerReader, run: &Run, passengers: Vec<Passenger>) {
     for passenger in passengers {
-        let landing = match flight_of(reader, passenger.span) {
-            Some(flight) => flight.landed().await,
-            None => Ok(Landed::OnDisk),
+        let landing = loop {
+            match ride_of(reader, passenger.span) {
+                Ride::Arrived => break Ok(Landed::OnDisk),
+                Ride::Coming(flight) => break flight.landed().await,
+                Ride::Missed => tokio::time::sleep(NEXT_RIDE).await,
+            }
         };
         reader.store.flights.land(run, [passenger], &landing);
     }
 }
 
-/// The flight of `span` with the whole blob; none if the span is there.
-fn flight_of(reader: &LayerReader, span: usize) -> Option<Flight> {
+fn ride_of(reader: &LayerReader, span: usize) -> Ride {
     let mut blobs = reader.store.whole.lock();
     if !reader.store.is_missing(span) {
-        return None;
+        return Ride::Arrived;
     }
     let start = || Arc::new(start(reader));
     let flights = blobs.entry(reader.source_id).or_insert_with(start);
-    // What it does not bring was there when it started.
-    flights.get(&span).cloned()
+    match flights.get(&span).filter(|flight| !flight.has_landed()) {
+        Some(flight) => Ride::Coming(flight.clone()),
+        None => Ride::Missed,
+    }
 }
 
 fn start(reader: &LayerReader) -> HashMap<usize, Flight> {

@@ -53,7 +53,8 @@ impl KernelMount {
         // The kernel opens the source by its name, relative to the caller's directory. With a link of the wanted name,
         // the mount table says which image it is. A thread of its own has a directory of its own.
         let work = tempfile::Builder::new().prefix("clip-mount-").tempdir()?;
-        std::os::unix::fs::symlink(&self.tree, work.path().join(&self.source))?;
+        let tree = std::path::absolute(&self.tree)?;
+        std::os::unix::fs::symlink(tree, work.path().join(&self.source))?;
         let dir = std::path::absolute(dir)?;
         let mounted = std::thread::scope(|scope| {
             let thread = scope.spawn(|| {

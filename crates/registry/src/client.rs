@@ -96,8 +96,13 @@ impl<'a> Request<'a> {
         let Endpoint::Path(path) = &self.endpoint else {
             return false;
         };
-        let by_tag = path.starts_with("manifests/") && !path.contains(':');
-        let has_it = if by_tag { mirror.resolve } else { mirror.pull };
+        let has_it = match path.split_once('/') {
+            // The list of an image's artifacts, kept under a tag: it is written back, and no digest checks it.
+            Some(("manifests", tag)) if tag.starts_with("sha256-") => false,
+            Some(("manifests", name)) if !name.contains(':') => mirror.resolve,
+            Some(("manifests" | "blobs", _)) => mirror.pull,
+            _ => false,
+        };
         self.method == Method::GET && self.access == Access::Pull && has_it
     }
 }

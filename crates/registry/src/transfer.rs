@@ -168,7 +168,9 @@ impl Transfer {
                 if self.next > 0 || is_more {
                     self.source.got_whole_blob();
                 }
-                self.set_total(length)?;
+                if let Err(error) = self.set_total(length) {
+                    return self.open_elsewhere(mirror, error).await;
+                }
                 Ok(Body {
                     response,
                     mirror,
@@ -179,7 +181,9 @@ impl Transfer {
                 let text = header(&response, CONTENT_RANGE).unwrap_or_default();
                 match parse_content_range(text) {
                     Some((first, _, total)) if first == self.next => {
-                        self.set_total(total)?;
+                        if let Err(error) = self.set_total(total) {
+                            return self.open_elsewhere(mirror, error).await;
+                        }
                         Ok(Body {
                             response,
                             mirror,
@@ -212,6 +216,20 @@ impl Transfer {
                     .into(),
             ),
         }
+    }
+
+    /// After a host has said that the blob is too short. A mirror may have a part of it only: it rests, and another host is
+    /// asked.
+    async fn open_elsewhere(
+        &mut self,
+        mirror: Option<Arc<Host>>,
+        error: FetchError,
+    ) -> Result<Body, FetchError> {
+        let Some(mirror) = mirror else {
+            return Err(error);
+        };
+        mirror.rest(&format!("it has only a part of {}", self.digest));
+        Box::pin(self.open()).await
     }
 
     /// Learns the blob's length.
