@@ -28,7 +28,8 @@ fn forget_content(scene: &mut Scene) {
 fn wait_for_quiet(scene: &Scene) {
     scene.wait_until("something is fetched, and then no more", || {
         let before = scene.proxy.ranges().len();
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        // A busy machine may take a while between two requests.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
         before > 0 && scene.proxy.ranges().len() == before
     });
     scene.proxy.forget();
@@ -65,8 +66,10 @@ fn what_one_start_reads_is_there_before_the_next_one_reads_it() {
     scene
         .publish(&target, &[("clipImage", IMAGE), ("prefetch", "None")])
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    assert_eq!(scene.proxy.ranges(), []);
+    assert_eq!(fs::read(target.join("srv/5")).unwrap(), part(5));
+    let before = scene.proxy.ranges().len();
+    assert_eq!(fs::read(target.join("srv/3")).unwrap(), part(3));
+    assert!(scene.proxy.ranges().len() > before, "it was not there");
     scene.unpublish(&target).unwrap();
     scene.assert_nothing_left();
 }

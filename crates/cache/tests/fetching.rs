@@ -272,7 +272,9 @@ async fn every_fault_ends_in_the_right_bytes_or_a_clear_error_in_time() {
         let layer = scene.layer();
         scene.proxy.set_rules([Rule::blobs(mood)]);
         let started = Instant::now();
-        let read = scene.read_within(&layer, 300_000, 200_000, Duration::from_secs(3));
+        // What is to succeed has all the time of a busy machine.
+        let limit = cause.map_or(PATIENCE, |_| Duration::from_secs(3));
+        let read = scene.read_within(&layer, 300_000, 200_000, limit);
         match (read.await, cause) {
             (Ok(()), None) => {}
             (Err(error), Some(cause)) => {
@@ -282,7 +284,7 @@ async fn every_fault_ends_in_the_right_bytes_or_a_clear_error_in_time() {
             (result, _) => panic!("{mood:?}: {result:?}"),
         }
         assert!(
-            started.elapsed() < Duration::from_secs(15),
+            started.elapsed() < limit + Duration::from_secs(12),
             "{mood:?}: {:?}",
             started.elapsed()
         );
