@@ -68,21 +68,18 @@ impl Containerd {
     }
 
     /// Runs `command` in a container on a pulled image, to its end.
-    pub fn run_image(&self, reference: &str, environment: &[&str], command: &[&str]) -> Result<()> {
-        self.run(environment, &[reference.into()], command)
+    pub fn run_image(&self, reference: &str, command: &[&str]) -> Result<()> {
+        self.run(&[reference.into()], command)
     }
 
     /// Runs `command` in a container on a directory, to its end.
-    pub fn run_on(&self, root: &Path, environment: &[&str], command: &[&str]) -> Result<()> {
-        self.run(environment, &["--rootfs".into(), root.to_owned()], command)
+    pub fn run_on(&self, root: &Path, command: &[&str]) -> Result<()> {
+        self.run(&["--rootfs".into(), root.to_owned()], command)
     }
 
-    fn run(&self, environment: &[&str], root: &[PathBuf], command: &[&str]) -> Result<()> {
+    fn run(&self, root: &[PathBuf], command: &[&str]) -> Result<()> {
         let mut ctr = self.ctr();
         ctr.args(["run", "--rm"]);
-        for variable in environment {
-            ctr.args(["--env", variable]);
-        }
         ctr.args(root).arg("bench").args(command);
         run::timed(&mut ctr).map(drop)
     }
