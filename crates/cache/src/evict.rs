@@ -94,25 +94,58 @@ impl Evictor {
 
     /// Bytes that the cache takes on its disk.
     pub fn disk_bytes(&self) -> io::Result<u64> {
-        layer_dirs(&self.dir)?
+        let bytes = |dir: &PathBuf| disk_bytes(dir).inspect_err(|error| passed_over(dir, error));
+        Ok(layer_dirs(&self.dir)?
             .iter()
-            .map(|dir| disk_bytes(dir))
-            .sum()
+            .filter_map(|dir| bytes(dir).ok())
+            .sum())
     }
 
-    /// Takes away what is nobody's, and then what was not used for the longest time, until `wanted` bytes are free.
+    /// Takes away what is nobody's, and then what was not used for the longest time, until `wanted` bytes are free. A
+    /// layer whose files the disk refuses is passed over: the others must not grow because of it.
+    ///
+    /// # Errors
+    /// When nothing at all became free, and there was such a layer.
     pub fn free(&self, wanted: u64) -> io::Result<Freed> {
+        let mut refused = BTreeMap::new();
+        let mut freed = Freed::default();
+        loop {
+            let known = refused.len();
+            let part = self.pass(wanted.saturating_sub(freed.bytes), &mut refused)?;
+            freed.add(part);
+            // What the refused ones should have given is now to come from the others.
+            if refused.len() == known || freed.bytes >= wanted {
+                break;
+            }
+        }
+        match refused.into_values().next() {
+            Some(error) if freed.bytes == 0 => Err(error),
+            _ => Ok(freed),
+        }
+    }
+
+    /// The same once, without the layers in `refused`, to which others may come.
+    fn pass(&self, wanted: u64, refused: &mut BTreeMap<PathBuf, io::Error>) -> io::Result<Freed> {
         let mut freed = Freed::default();
         let mut candidates = Vec::new();
         let mut by_rank = BTreeMap::<Rank, u64>::new();
         for dir in layer_dirs(&self.dir)? {
-            match SpanStatesSeen::open(&dir.join(STATES), false)? {
-                Some(states) if !is_set_aside(&dir) => {
-                    candidates.push(consider(dir, &states, &mut by_rank)?);
+            if refused.contains_key(&dir) {
+                continue;
+            }
+            let part = match SpanStatesSeen::open(&dir.join(STATES), false) {
+                Ok(Some(states)) if !is_set_aside(&dir) => {
+                    let layer = consider(dir.clone(), &states, &mut by_rank);
+                    layer.map(|layer| {
+                        candidates.push(layer);
+                        Freed::default()
+                    })
                 }
                 // Kept for those who still use it, or of another version.
-                _ => freed.add(remove_unused(&dir)?),
-            }
+                Ok(_) => remove_unused(&dir),
+                Err(error) => Err(error),
+            };
+            freed.add_or_refuse(part, &dir, refused);
         }
         for layer in &candidates {
             if layer.leftovers || layer.abandoned {
@@ -120,7 +153,8 @@ impl Evictor {
                     SpanState::Absent => layer.leftovers,
                     state => state == SpanState::Evicting,
                 };
-                freed.add(evict(&layer.dir, u64::MAX, is_nobodys)?);
+                let part = evict(&layer.dir, u64::MAX, is_nobodys);
+                freed.add_or_refuse(part, &layer.dir, refused);
             }
         }
         let Some(last) = last_rank(&by_rank, wanted.saturating_sub(freed.bytes)) else {
@@ -137,7 +171,7 @@ impl Evictor {
                 }
                 let is_due =
                     |word: Word, used| word.has_bytes() && is_due((!layer.idle, used), last);
-                freed.add(evict(&layer.dir, left, is_due)?);
+                freed.add_or_refuse(evict(&layer.dir, left, is_due), &layer.dir, refused);
             }
         }
         Ok(freed)
@@ -159,6 +193,26 @@ impl Freed {
         self.spans += other.spans;
         self.layers += other.layers;
     }
+
+    /// Adds what a layer gave, or remembers that it gave nothing.
+    fn add_or_refuse(
+        &mut self,
+        part: io::Result<Self>,
+        dir: &Path,
+        refused: &mut BTreeMap<PathBuf, io::Error>,
+    ) {
+        match part {
+            Ok(part) => self.add(part),
+            Err(error) => {
+                passed_over(dir, &error);
+                refused.insert(dir.to_owned(), error);
+            }
+        }
+    }
+}
+
+fn passed_over(dir: &Path, error: &io::Error) {
+    tracing::debug!(dir = %dir.display(), %error, "a layer of the cache cannot be made smaller");
 }
 
 /// Looks at a layer and adds its spans to the histogram.

@@ -126,6 +126,12 @@ pub enum ReadError {
     /// Nobody answered in time.
     #[error("gave up after {:.0} s: the registry does not answer", .0.as_secs_f64())]
     Timeout(Duration),
+    /// What was fetched was evicted again before it could be read, until the time was up.
+    #[error(
+        "gave up after {:.0} s: the cache has no room for what is read at once; give it more (--cache-max, --cache-min-free)",
+        .0.as_secs_f64()
+    )]
+    Thrashing(Duration),
 }
 
 impl SpanCache {
@@ -291,7 +297,7 @@ impl LayerReader {
             // that is read at once.
             gone += 1;
             if gone > 1 {
-                tokio::time::sleep(GONE_AGAIN).await;
+                patience.pause_after_loss().await?;
             }
             flights = self.board(span..spans.end);
         }
@@ -364,6 +370,15 @@ impl Patience {
             Ok(Err(error)) => self.pause_after(error).await.map(|()| None),
             Err(_) => Err(self.timeout()),
         }
+    }
+
+    /// After a span that had landed could not be read: that may not go on past the deadline either.
+    async fn pause_after_loss(&mut self) -> Result<(), ReadError> {
+        if Instant::now() + GONE_AGAIN >= self.deadline {
+            return Err(ReadError::Thrashing(self.started.elapsed()));
+        }
+        tokio::time::sleep(GONE_AGAIN).await;
+        Ok(())
     }
 
     async fn pause_after(&mut self, error: Arc<FillError>) -> Result<(), ReadError> {

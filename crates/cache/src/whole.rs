@@ -47,6 +47,8 @@ pub async fn ride_along(reader: &LayerReader, run: &Run, passengers: Vec<Passeng
             match ride_of(reader, passenger.span) {
                 Ride::Arrived => break Ok(Landed::OnDisk),
                 Ride::Coming(flight) => break flight.landed().await,
+                // Nobody reads a whole blob once more for readers that have left.
+                Ride::Missed if !run.is_wanted() => break Err(Arc::new(FillError::Aborted)),
                 Ride::Missed => tokio::time::sleep(NEXT_RIDE).await,
             }
         };

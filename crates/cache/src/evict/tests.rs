@@ -1,3 +1,5 @@
+//! Evicting from real layer files: what goes first, how much, and what a killed or broken layer does to the others.
+
 use super::*;
 use crate::{layer_files::LayerFiles, states::SpanStates};
 use std::os::unix::fs::FileExt;
@@ -159,4 +161,25 @@ fn what_cannot_be_understood_goes_when_nobody_uses_it() {
     assert_eq!(cache.free(0).layers, 2);
     assert_eq!(present(&used.states), [0]);
     assert!(cache.dir("b.0.gone").exists());
+}
+
+#[test]
+fn a_layer_that_the_disk_refuses_does_not_hold_up_the_others() {
+    let cache = Cache::new();
+    let now = states::now();
+    // Before, between and behind the good ones, in whatever order the directory is read.
+    for broken in ["0", "m", "z"] {
+        cache.layer(broken, &[(0, long_ago())]);
+        let data = cache.dir(broken).join(DATA);
+        std::fs::remove_file(&data).unwrap();
+        std::fs::create_dir(&data).unwrap();
+    }
+    let a = cache.layer("a", &[(0, now - 5), (1, now - 50)]);
+    let b = cache.layer("b", &[(3, now - 40)]);
+    cache.evictor().disk_bytes().unwrap();
+    let freed = cache.free(5 * SPAN);
+    assert_eq!((present(&a.states), present(&b.states)), (vec![], vec![]));
+    assert_eq!(freed.spans, 3);
+    // What cannot be mended is said when nothing else is left to be taken.
+    assert!(cache.evictor().free(SPAN).is_err());
 }
