@@ -10,7 +10,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     install -D -t /out target/*-unknown-linux-gnu/release/clip \
         target/*-unknown-linux-gnu/release/clip-operator \
         target/*-unknown-linux-gnu/release/clip-csi-node \
-        target/*-unknown-linux-gnu/release/clip-serve
+        target/*-unknown-linux-gnu/release/clip-serve \
+        target/*-unknown-linux-gnu/release/clip-keeper
 
 FROM scratch
 # For people who run the image; pods name their user by number.
@@ -31,6 +32,7 @@ COPY --from=build --chmod=0755 /out/clip /usr/bin/clip
 COPY --from=build --chmod=0755 /out/clip-operator /usr/bin/clip-operator
 COPY --from=build --chmod=0755 /out/clip-csi-node /usr/bin/clip-csi-node
 COPY --from=build --chmod=0755 /out/clip-serve /usr/bin/clip-serve
+COPY --from=build --chmod=0755 /out/clip-keeper /usr/bin/clip-keeper
 ENV PATH=/usr/bin
 USER 65534:65534
 CMD ["clip", "--help"]

@@ -8,6 +8,8 @@ use clap::Parser;
 use clip_engine::{FreeSpace, parse_bytes};
 use clip_telemetry::logs::Format;
 
+use crate::engines::Engine;
+
 /// The CSI node plugin of Clip: mounts indexed container images into pods.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "clip-csi-node", version)]
@@ -74,6 +76,22 @@ pub struct Args {
     #[arg(long, env = "CLIP_HOSTS_DIR", value_name = "DIR")]
     pub hosts_dir: Option<PathBuf>,
 
+    /// Who serves the trees of images. `fuse`: Clip, on every kernel. `erofs`: the kernel itself (Linux 6.12), which asks
+    /// Clip for cold bytes only. `auto`: `erofs` where this node's kernel can, else `fuse`.
+    #[arg(
+        long,
+        env = "CLIP_ENGINE",
+        default_value_t,
+        value_enum,
+        value_name = "ENGINE"
+    )]
+    pub engine: Engine,
+
+    /// The keeper's socket; with a keeper, volumes outlive this plugin. Default: keeper.sock in the plugin's folder,
+    /// plugins/csi.clip.dev in kubelet's folder.
+    #[arg(long, env = "CLIP_KEEPER_SOCKET", value_name = "PATH")]
+    pub keeper_socket: Option<PathBuf>,
+
     /// The CSI socket. Default: plugins/csi.clip.dev/csi.sock in kubelet's folder.
     #[arg(long, env = "CLIP_CSI_SOCKET", value_name = "PATH")]
     pub csi_socket: Option<PathBuf>,
@@ -130,6 +148,13 @@ impl Args {
         self.csi_socket
             .clone()
             .unwrap_or_else(|| self.plugin_dir().join("csi.sock"))
+    }
+
+    /// The keeper's socket.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.keeper_socket
+            .clone()
+            .unwrap_or_else(|| self.plugin_dir().join("keeper.sock"))
     }
 
     /// The folder that kubelet watches.

@@ -100,7 +100,7 @@ fn serve_code(error: &ServeError) -> Code {
             Reason::ArchiveInvalid => Code::FailedPrecondition,
             Reason::CredentialsInvalid => Code::InvalidArgument,
             Reason::NoSpace => Code::ResourceExhausted,
-            Reason::NotServed | Reason::Internal => Code::Internal,
+            Reason::NotServed | Reason::CannotResume | Reason::Internal => Code::Internal,
         },
         ServeError::Down | ServeError::Silent => Code::Unavailable,
         ServeError::Send(_) | ServeError::Mistaken => Code::Internal,
@@ -116,6 +116,7 @@ fn mount_code(error: &MountError) -> Code {
         | MountError::Folder { .. }
         | MountError::Bind { .. }
         | MountError::Detach { .. }
+        | MountError::Kernel { .. }
         | MountError::Table(_) => Code::Internal,
     }
 }

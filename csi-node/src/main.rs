@@ -12,6 +12,8 @@ use clip_csi_node::archives::Archives;
 use clip_csi_node::args::Args;
 use clip_csi_node::csi::v1::identity_server::IdentityServer;
 use clip_csi_node::csi::v1::node_server::NodeServer;
+use clip_csi_node::custody::{self, Custody};
+use clip_csi_node::engines::Engines;
 use clip_csi_node::folder::Folder;
 use clip_csi_node::identity::IdentityService;
 use clip_csi_node::metrics::NodeMetrics;
@@ -25,6 +27,7 @@ use clip_csi_node::registration_server;
 use clip_csi_node::resolve::{Cluster, Resolver};
 use clip_csi_node::serve_process::{ServeProcess, ServeProgram};
 use clip_csi_node::server::Socket;
+use clip_csi_node::turn;
 use clip_registry::{ClientOptions, Credentials, PlainHttp, Platform};
 use clip_telemetry::admin::{self, Ready};
 use clip_telemetry::logs::{self, Verbosity};
@@ -54,11 +57,33 @@ async fn main() -> anyhow::Result<()> {
     let node_metrics = NodeMetrics::new(&mut metrics);
     let stopping = stopping()?;
 
-    let serve = ServeProcess::start(serve_program(&args)?).context("cannot start clip-serve")?;
+    // One that stands by is as ready as it can be: an upgrade goes on when it is.
+    let ready = Ready::new();
+    tokio::spawn(serve_admin(args.clone(), metrics, ready.clone()));
     let places = places(&args)?;
-    let publisher = Arc::new(publisher(&args, &places, serve.clone()).await?);
-    recover(&places, &publisher.archives, &publisher.mounts).await?;
-    tokio::spawn(node_metrics.clone().count_cache(serve.clone()));
+    ready.set(true);
+    let lock = args.plugin_dir().join("turn");
+    let _turn = tokio::select! {
+        turn = turn::wait(&lock) => turn?,
+        () = stopped(stopping.clone(), Duration::ZERO) => return Ok(()),
+    };
+
+    let keeper = args.keeper_socket();
+    let kept = {
+        let keeper = keeper.clone();
+        tokio::task::spawn_blocking(move || custody::take(&keeper)).await?
+    };
+    let serve = ServeProcess::start(serve_program(&args)?).context("cannot start clip-serve")?;
+    let custody = Custody::start(keeper).context("cannot start a thread")?;
+    let mounts = Mounts::new(
+        places.mounts.clone(),
+        serve.clone(),
+        custody.clone(),
+        Engines::new(args.engine),
+    );
+    let publisher = Arc::new(publisher(&args, mounts).await?);
+    recover(&places, &publisher.archives, &publisher.mounts, kept).await?;
+    tokio::spawn(watch(serve.clone(), custody, node_metrics.clone()));
     tokio::spawn(keep_mounts_alive(
         serve,
         publisher.clone(),
@@ -67,10 +92,7 @@ async fn main() -> anyhow::Result<()> {
 
     tokio::spawn(send_profiles(publisher.clone()));
 
-    let ready = Ready::new();
-    tokio::spawn(serve_admin(args.clone(), metrics, ready.clone()));
     let csi = listen_csi(&args, publisher, node_metrics, stopping.clone())?;
-    ready.set(true);
     tokio::select! {
         served = csi => served,
         registered = register(&args, stopping.clone()) => registered,
@@ -79,7 +101,8 @@ async fn main() -> anyhow::Result<()> {
             Ok(())
         }
     }
-    // Volumes stay mounted and are dead from now on (clip-serve ends with this process); the next life mends them.
+    // clip-serve ends with this process. Volumes stay mounted: those that the keeper holds wait for the next life, the
+    // others are dead until then.
 }
 
 /// Turns true at SIGTERM or SIGINT.
@@ -153,7 +176,7 @@ fn places(args: &Args) -> anyhow::Result<Places> {
     })
 }
 
-async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow::Result<Publisher> {
+async fn publisher(args: &Args, mounts: Mounts) -> anyhow::Result<Publisher> {
     let registries = ClientOptions {
         plain_http: match &args.plain_http[..] {
             [] => PlainHttp::Loopback,
@@ -183,7 +206,6 @@ async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow:
         .with_context(|| format!("cannot use {}", args.state_dir.display()))?;
     let archives = Archives::new(folder.clone(), profiles, sources)
         .with_context(|| format!("cannot use {}", folder.display()))?;
-    let mounts = Mounts::new(places.mounts.clone(), serve);
     Ok(Publisher::new(
         resolver,
         archives,
@@ -192,7 +214,17 @@ async fn publisher(args: &Args, places: &Places, serve: ServeProcess) -> anyhow:
     ))
 }
 
-/// Mends the mounts at the start and after each death of clip-serve.
+/// Passes on that the server is well, with what it counts.
+async fn watch(serve: ServeProcess, custody: Custody, metrics: NodeMetrics) {
+    let mut counted = metrics.cache_counter();
+    let well = move |counts, generation| {
+        custody.alive();
+        counted(counts, generation);
+    };
+    serve.watch(well).await;
+}
+
+/// Has everything served at the start and after each death of clip-serve.
 async fn keep_mounts_alive(serve: ServeProcess, publisher: Arc<Publisher>, metrics: NodeMetrics) {
     let mut generation = 0;
     loop {

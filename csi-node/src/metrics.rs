@@ -14,11 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
 
-use crate::serve_process::ServeProcess;
 use crate::wire::CacheCounts;
-
-/// How often clip-serve is asked what its cache did; Prometheus asks us every 15 s or less often.
-const CACHE_COUNTED_EVERY: Duration = Duration::from_secs(5);
 
 /// Upper bounds in seconds: a mount from disk takes 10 ms, one that waits for the index up to 100 s.
 const BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 10.0, 30.0, 60.0, 120.0];
@@ -77,23 +73,18 @@ impl NodeMetrics {
         }
     }
 
-    /// Keeps the cache's metrics up to date, for ever.
-    pub async fn count_cache(self, serve: ServeProcess) {
+    /// Takes what the server counted in a life of it, now and then; the metrics grow by what came since the last time.
+    pub fn cache_counter(&self) -> impl FnMut(CacheCounts, u64) + use<> {
+        let cache = self.cache.clone();
         let mut before = (0, CacheCounts::default());
-        loop {
-            tokio::time::sleep(CACHE_COUNTED_EVERY).await;
-            // One that is not running, or of another version, counts nothing.
-            if let Ok(generation) = serve.generation().await
-                && let Ok(now) = serve.cache_counts().await
-            {
-                // A new life counts from zero.
-                let last = match generation == before.0 {
-                    true => before.1,
-                    false => CacheCounts::default(),
-                };
-                self.cache.add(&last, &now);
-                before = (generation, now);
-            }
+        move |now, generation| {
+            // A new life counts from zero.
+            let last = match generation == before.0 {
+                true => before.1,
+                false => CacheCounts::default(),
+            };
+            cache.add(&last, &now);
+            before = (generation, now);
         }
     }
 

@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 
 use clip_registry::Digest;
 
-/// The filesystem type of our mounts, as the mount table shows it.
+/// The filesystem type of our connections, as the mount table shows it.
 pub const FS_TYPE: &str = "fuse.clip";
+/// The filesystem type of the kernel's own view of an image.
+pub const EROFS: &str = "erofs";
 /// What the source of our mounts starts with; the archive's digest follows.
 const SOURCE_PREFIX: &str = "clip:";
 
@@ -38,7 +40,7 @@ pub struct Mount {
 impl Mount {
     /// The digest of the archive that is mounted here; `None` when the mount is not ours.
     pub fn archive(&self) -> Option<Digest> {
-        if self.fs_type != FS_TYPE {
+        if ![FS_TYPE, EROFS].contains(&&*self.fs_type) {
             return None;
         }
         let source = self.source.to_str()?;
@@ -202,6 +204,12 @@ mod tests {
         );
         assert!(mount("fuse.clip", "clip:sha256:abc").archive().is_none());
         assert!(mount("fuse.clip", DIGEST).archive().is_none());
+        assert!(
+            mount("erofs", &format!("clip:{DIGEST}"))
+                .archive()
+                .is_some()
+        );
+        assert!(mount("erofs", "/dev/loop0").archive().is_none());
     }
 
     #[test]

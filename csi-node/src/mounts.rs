@@ -1,31 +1,44 @@
-//! The live mounts: one filesystem for each archive, bound into every pod that uses it.
+//! The live mounts: one connection for each archive, bound into every pod that uses it.
 //!
 //! ```text
 //!  <kubelet>/plugins/csi.clip.dev/mounts/<hex>/         fuse.clip  clip:sha256:<hex>   served by clip-serve
-//!       ├── blobs/
-//!       └── tree/ ──bind──► <kubelet>/pods/<uid>/volumes/kubernetes.io~csi/<name>/mount
-//!                  └─bind──► … of every other pod
+//!       ├── blobs/0 … n ◄─ devices ─┐
+//!       └── tree/  ◄─ covered by ─ erofs  clip:sha256:<hex>      served by the kernel (engine erofs)
+//!             ├─bind──► <kubelet>/pods/<uid>/volumes/kubernetes.io~csi/<name>/mount
+//!             └─bind──► … of every other pod
 //! ```
-//! The state is the mount table itself; what is kept here is lost at a restart and read back by [`crate::recover`].
-//! Work on one archive is done in turn (an async mutex each), so making it anew after the server's death can never
+//! The death of the server ends nothing: control keeps a copy of each connection's descriptor, and the keeper another
+//! ([`crate::custody`]); readers wait until the next server goes on with it. Only a connection that was aborted, or that
+//! nobody kept, is dead, and made anew.
+//!
+//! The state is the mount table and the connections; what is kept here is lost at a restart and read back by
+//! [`crate::recover`].
+//! Work on one archive is done in turn (an async mutex each), so handing it to the next server can never
 //! cross with a publish or an unpublish. Different archives never wait for each other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use clip_crds::Prefetch;
+use clip_engine::read_ahead;
 use clip_registry::{Credentials, Digest};
+use futures::StreamExt;
 use tokio::sync::Mutex as AsyncMutex;
 
+use crate::custody::{Connection, Custody, Kept};
+use crate::engines::Engines;
 use crate::serve_process::{ServeError, ServeProcess};
 use crate::syscalls::{self, MountError, within};
-use crate::wire::{Command, Login, Reason, Refusal, Secret, Summary};
+use crate::wire::{Command, Login, Reason, Refusal, Secret, Serving, Summary};
 
 /// How long one group of mount calls may take. They take microseconds; a bind waits for the server's answer to a
 /// lookup, which it gives from memory.
 const MOUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How many archives are handed to the next server at a time.
+const AT_A_TIME: usize = 16;
 
 /// The live mounts of this node.
 #[derive(Debug)]
@@ -33,6 +46,8 @@ pub struct Mounts {
     /// Where the archives' own mounts are: `<kubelet>/plugins/csi.clip.dev/mounts`.
     folder: PathBuf,
     serve: ServeProcess,
+    custody: Custody,
+    engines: Engines,
     archives: Mutex<HashMap<Digest, Arc<AsyncMutex<Base>>>>,
     /// What is bound where, for questions that must not wait.
     bound: Mutex<HashMap<PathBuf, Bound>>,
@@ -46,7 +61,9 @@ struct Base {
     login: Login,
     /// The most that any pod asked for, and what the server was told.
     prefetch: Prefetch,
-    /// Which life of the server serves it; `None` while it is not mounted.
+    /// Its connection, unless that is dead or not there yet.
+    connection: Option<Connection>,
+    /// Which life of the server serves it; `None` while none does.
     served_by: Option<u64>,
     summary: Summary,
     /// The targets it is bound to, and which folder of the image each of them shows.
@@ -103,10 +120,12 @@ pub enum AttachError {
 
 impl Mounts {
     /// No mounts yet, below `folder`.
-    pub fn new(folder: PathBuf, serve: ServeProcess) -> Mounts {
+    pub fn new(folder: PathBuf, serve: ServeProcess, custody: Custody, engines: Engines) -> Mounts {
         Mounts {
             folder,
             serve,
+            custody,
+            engines,
             archives: Mutex::default(),
             bound: Mutex::default(),
         }
@@ -163,16 +182,30 @@ impl Mounts {
             archive_digest,
             prefetch,
         };
-        if let Err(error) = self.serve.ask(command, None).await {
+        if let Err(error) = self.serve.ask(command).await {
             tracing::warn!(archive = %base.archive.digest, %error, "nothing is fetched ahead");
         }
     }
 
-    /// Takes over the targets of an earlier life, without touching them: [`Mounts::heal`] mounts them anew.
-    pub async fn adopt(&self, archive: LocalArchive, targets: BTreeMap<PathBuf, String>) {
+    /// Takes over the targets of an earlier life, without touching them, and its connection if that was kept:
+    /// [`Mounts::heal`] has them served.
+    pub async fn adopt(
+        &self,
+        archive: LocalArchive,
+        targets: BTreeMap<PathBuf, String>,
+        kept: Option<Kept>,
+    ) {
         let mut base = self.lock_base(&archive).await;
-        // They were in the memory of that life only.
-        base.login = Login::ToCome;
+        match kept {
+            Some(kept) => {
+                self.custody
+                    .hold(&archive.digest, &kept.connection, &kept.login);
+                base.login = kept.login;
+                base.connection = Some(kept.connection);
+            }
+            // They were in the memory of that life only.
+            None => base.login = Login::ToCome,
+        }
         for (target, path) in &targets {
             let bound = Bound {
                 archive: archive.digest.clone(),
@@ -220,17 +253,17 @@ impl Mounts {
         }
     }
 
-    /// Makes anew every mount whose server is gone, and binds it to its targets again, so that containers which start
-    /// from now on find it alive. Returns when all were tried; what fails is logged, and tried again when kubelet
-    /// publishes one of its volumes the next time.
+    /// Has everything served by the running server: goes on with connections, and makes anew those that are dead, so that
+    /// containers which start from now on find them alive. Returns when all were tried; what fails is logged, and tried
+    /// again when kubelet publishes one of its volumes the next time.
     pub async fn heal(&self) {
         let archives: Vec<Digest> = self.archives().keys().cloned().collect();
-        for archive in archives {
-            self.heal_archive(&archive).await;
-        }
+        futures::stream::iter(&archives)
+            .for_each_concurrent(AT_A_TIME, |archive| self.heal_archive(archive))
+            .await;
     }
 
-    /// The same for one archive; does nothing when its mount is alive.
+    /// The same for one archive; does nothing when it is served.
     pub async fn heal_archive(&self, archive: &Digest) {
         let Some(base) = self.archives().get(archive).cloned() else {
             return;
@@ -240,7 +273,7 @@ impl Mounts {
             return;
         }
         if let Err(error) = self.ensure_served(&mut base).await {
-            tracing::error!(%archive, %error, "cannot mount the archive anew");
+            tracing::error!(%archive, %error, "the archive is not served");
         }
     }
 
@@ -285,11 +318,20 @@ impl Mounts {
                 archive_digest: base.archive.digest.clone(),
                 docker_config_json: credentials.clone(),
             };
-            self.serve.ask(command, None).await?;
+            self.serve.ask(command).await?;
             tracing::info!(archive = %base.archive.digest, "credentials renewed");
         }
         base.login = login;
+        self.keep(base);
         Ok(())
+    }
+
+    /// Has the connection kept, with what the next life of this process has to know of it.
+    fn keep(&self, base: &Base) {
+        if let Some(connection) = &base.connection {
+            self.custody
+                .hold(&base.archive.digest, connection, &base.login);
+        }
     }
 
     /// Sees to it that the archive is mounted and served by the running server, and bound to all its targets.
@@ -302,36 +344,136 @@ impl Mounts {
             return Ok(());
         }
         base.served_by = None;
+        let goes_on = self.go_on(base).await?;
+        let dead = match goes_on {
+            true => HashSet::new(),
+            false => self.begin(base).await?,
+        };
+        base.served_by = Some(generation);
+        let prefetch = std::mem::replace(&mut base.prefetch, Prefetch::None);
+        self.fetch_ahead(base, prefetch).await;
+        self.bind_anew(base, dead).await?;
+        tracing::info!(
+            archive = %base.archive.digest, generation, goes_on, volumes = base.targets.len(), "archive served"
+        );
+        Ok(())
+    }
+
+    /// Hands a connection that was kept to the server. False when there is none, or it cannot be gone on with; it is
+    /// aborted then.
+    async fn go_on(&self, base: &mut Base) -> Result<bool, ServeError> {
+        let Some(connection) = &base.connection else {
+            return Ok(false);
+        };
+        match self
+            .ask_to_serve(base, &connection.descriptor, Some(&connection.tree_id))
+            .await
+        {
+            Ok(serving) => {
+                base.summary = serving.summary;
+                Ok(true)
+            }
+            // Readers wait for the next life of the server.
+            Err(error @ (ServeError::Down | ServeError::Silent)) => Err(error),
+            Err(error) => {
+                tracing::error!(archive = %base.archive.digest, %error, "the connection cannot be gone on with");
+                self.give_up(base).await;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Mounts the archive anew and has it served. Returns the devices of what was mounted of it before, which is dead.
+    async fn begin(&self, base: &mut Base) -> Result<HashSet<String>, AttachError> {
         let (archive, point) = (base.archive.digest.clone(), base.point.clone());
-        let points = base.targets.keys().chain([&point]).cloned().collect();
-        let (descriptor, dead) = within(MOUNT_LIMIT, "mounting the archive", move || {
-            let dead = syscalls::devices_of(&archive, &points)?;
+        let targets: Vec<PathBuf> = base.targets.keys().cloned().collect();
+        let (descriptor, device, before) = within(MOUNT_LIMIT, "mounting the archive", move || {
+            let before = syscalls::standing(&archive, &point, targets)?;
             syscalls::detach_all(&point)?;
-            Ok((syscalls::mount_archive(&archive, &point)?, dead))
+            let descriptor = syscalls::mount_archive(&archive, &point)?;
+            let (major, minor) = syscalls::device_of(&point)?;
+            read_ahead::raise_for_device(major, minor);
+            Ok((descriptor, format!("{major}:{minor}"), before))
         })
         .await?;
+        // Should the server end before it answers, the descriptor ends here, and with it the connection.
+        let serving = self.ask_to_serve(base, &descriptor, None).await?;
+        base.summary = serving.summary;
+        base.connection = Some(Connection {
+            descriptor: Arc::new(descriptor),
+            device,
+            tree_id: serving.tree_id.clone(),
+        });
+        self.keep(base);
+        self.cover(base, serving).await?;
+        Ok(before.living.into_iter().chain(before.dead).collect())
+    }
+
+    async fn ask_to_serve(
+        &self,
+        base: &Base,
+        descriptor: &OwnedFd,
+        resume: Option<&str>,
+    ) -> Result<Serving, ServeError> {
         let command = Command::Serve {
             archive: base.archive.file.clone(),
             archive_digest: base.archive.digest.clone(),
             login: base.login.clone(),
+            resume: resume.map(str::to_owned),
         };
-        base.summary = self.serve.ask(command, Some(descriptor)).await?;
-        base.served_by = Some(generation);
-        let prefetch = std::mem::replace(&mut base.prefetch, Prefetch::None);
-        self.fetch_ahead(base, prefetch).await;
-        for (target, path) in base.targets.clone() {
+        let descriptor = descriptor.try_clone().map_err(ServeError::Send)?;
+        self.serve.serve(command, descriptor).await
+    }
+
+    /// Lets the kernel serve the tree where the node's engine is EROFS.
+    async fn cover(&self, base: &mut Base, serving: Serving) -> Result<(), MountError> {
+        if !self.engines.wants_kernel() {
+            return Ok(());
+        }
+        let (archive, point) = (base.archive.digest.clone(), base.point.clone());
+        let covered = within(MOUNT_LIMIT, "mounting the kernel's EROFS", move || {
+            syscalls::cover_tree(&archive, &serving, &point)
+        })
+        .await;
+        if let Err(MountError::TooSlow { .. }) = covered {
+            self.give_up(base).await;
+            return covered;
+        }
+        self.engines.judge(covered)
+    }
+
+    /// Binds the targets that show something dead, and detaches what is left of it.
+    async fn bind_anew(
+        &self,
+        base: &mut Base,
+        mut dead: HashSet<String>,
+    ) -> Result<(), MountError> {
+        if base.targets.is_empty() && dead.is_empty() {
+            return Ok(());
+        }
+        let (archive, point) = (base.archive.digest.clone(), base.point.clone());
+        let targets: Vec<PathBuf> = base.targets.keys().cloned().collect();
+        let standing = within(MOUNT_LIMIT, "looking at the mount table", move || {
+            syscalls::standing(&archive, &point, targets)
+        })
+        .await?;
+        for target in standing.unbound {
+            let path = base.targets[&target].clone();
             if let Err(error) = self.bind(base, &target, &path).await {
                 tracing::error!(volume = %target.display(), %error, "cannot bind the pod's volume again");
             }
         }
-        let (archive, point) = (base.archive.digest.clone(), base.point.clone());
+        dead.extend(standing.dead);
+        // The kernel gives a device number again when nothing of its filesystem is left.
+        dead.retain(|device| !standing.living.contains(device));
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let archive = base.archive.digest.clone();
         within(MOUNT_LIMIT, "tidying up", move || {
-            syscalls::set_read_ahead(&point);
-            syscalls::detach_remains(&archive, &dead, &point)
+            syscalls::detach_remains(&archive, &dead)
         })
-        .await?;
-        tracing::info!(archive = %base.archive.digest, generation, volumes = base.targets.len(), "archive mounted");
-        Ok(())
+        .await
     }
 
     async fn bind(&self, base: &mut Base, target: &Path, path: &str) -> Result<(), AttachError> {
@@ -355,8 +497,10 @@ impl Mounts {
     }
 
     async fn give_up(&self, base: &mut Base) {
-        tracing::error!(archive = %base.archive.digest, "the server does not answer; its connection is aborted");
+        tracing::error!(archive = %base.archive.digest, "its connection is aborted; whoever reads gets an error");
         base.served_by = None;
+        base.connection = None;
+        self.custody.release(&base.archive.digest);
         let point = base.point.clone();
         if let Err(error) = within(MOUNT_LIMIT, "aborting the mount", move || {
             syscalls::abort(&point)
@@ -379,6 +523,8 @@ impl Mounts {
         if base.targets.is_empty() && !base.retired {
             base.retired = true;
             base.served_by = None;
+            base.connection = None;
+            self.custody.release(&base.archive.digest);
             self.archives().remove(&base.archive.digest);
             if let Err(error) = clear_target(&base.point).await {
                 tracing::warn!(archive = %base.archive.digest, %error, "cannot unmount the unused archive");
@@ -407,6 +553,7 @@ impl Base {
             point,
             login: Login::default(),
             prefetch: Prefetch::None,
+            connection: None,
             served_by: None,
             summary: Summary::default(),
             targets: BTreeMap::new(),

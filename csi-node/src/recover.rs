@@ -1,14 +1,16 @@
-//! After a restart: what an earlier life of the plugin left mounted is dead, for its server ended with it.
+//! After a restart: what an earlier life of the plugin left mounted is taken over, or cleared away.
 //!
-//! The mount table says all that is needed: which archive, which folder of it, where. [`plan`] decides from it, without
-//! touching anything; [`recover`] does it. Volumes of pods whose archive is still on disk are mounted anew, so that
-//! containers which (re)start from now on find them alive. The running ones keep the dead mount they hold (`ENOTCONN`)
-//! and have to be restarted. All other dead mounts are detached.
+//! The mount table says which archive is mounted, which folder of it, and where; the keeper has the connections
+//! ([`crate::custody`]). [`plan`] decides from both, without touching anything; [`recover`] does it.
+//!
+//! A volume whose connection was kept goes on: its readers wait for the next server. Without it the volume is dead; if its
+//! archive is still on disk it is mounted anew, so that containers which (re)start from now on find it alive, while the
+//! running ones keep the dead mount they hold (`ENOTCONN`) and have to be restarted. All other mounts are detached.
 //!
 //! A volume's dead mount stays until the moment in which the new one takes its place, because it is all that is known
 //! of the volume: a plugin that is killed in the midst of this begins again where it was.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use clip_registry::Digest;
 
 use crate::archives::Archives;
+use crate::custody::Kept;
 use crate::mountinfo::{self, Mount};
 use crate::mounts::Mounts;
 use crate::syscalls::{self, MountError, TREE};
@@ -34,20 +37,24 @@ pub struct Places {
 pub struct Plan {
     /// Detach everything of ours stacked there, in this order.
     pub detach: Vec<PathBuf>,
-    /// Mount these archives anew and bind them: target to folder of the image.
+    /// Have these archives served again: target to folder of the image.
     pub adopt: BTreeMap<Digest, BTreeMap<PathBuf, String>>,
+    /// Of these the connection that is mounted was kept; the others are mounted anew.
+    pub living: BTreeSet<Digest>,
     /// Folders of archives that nobody uses.
     pub remove: Vec<PathBuf>,
 }
 
-/// Decides from the mount table, the folders found in [`Places::mounts`], and which archives are on disk.
+/// Decides from the mount table, the folders found in [`Places::mounts`], which archives are on disk, and the devices of
+/// the connections that were kept.
 pub fn plan(
     table: &[Mount],
     folders: &[PathBuf],
     places: &Places,
     on_disk: impl Fn(&Digest) -> bool,
+    kept_device: impl Fn(&Digest) -> Option<String>,
 ) -> Plan {
-    let is_base = |mount: &Mount| mount.point.parent() == Some(&places.mounts);
+    let is_base = |mount: &Mount| base_of(&mount.point, &places.mounts).is_some();
     let ours = || {
         table
             .iter()
@@ -67,7 +74,7 @@ pub fn plan(
     for (mount, archive) in ours().filter(|(mount, _)| belongs(mount)) {
         let is_volume = !is_base(mount) && !is_sub_path(&mount.point) && on_disk(&archive);
         let path = if is_volume {
-            path_in_tree(&mount.root)
+            path_in_image(mount)
         } else {
             None
         };
@@ -88,10 +95,25 @@ pub fn plan(
         .keys()
         .map(|archive| places.mounts.join(archive.hex()))
         .collect();
-    let is_kept =
-        |point: &Path| bases.contains(point) || matches!(volumes.get(point), Some(Some(_)));
+    let mut living_devices: HashSet<&str> = HashSet::new();
+    for archive in plan.adopt.keys() {
+        let base = places.mounts.join(archive.hex());
+        if let Some(device) = top_device(table, &base)
+            && kept_device(archive).as_deref() == Some(device)
+        {
+            plan.living.insert(archive.clone());
+            living_devices.insert(device);
+            living_devices.extend(top_device(table, &base.join(TREE)));
+        }
+    }
+    // What kubelet bound of a living volume lives too.
+    let is_kept = |mount: &Mount| {
+        base_of(&mount.point, &places.mounts).is_some_and(|base| bases.contains(base))
+            || matches!(volumes.get(&*mount.point), Some(Some(_)))
+            || living_devices.contains(&*mount.device)
+    };
     for (mount, _) in ours().filter(|(mount, _)| belongs(mount)) {
-        if !is_kept(&mount.point) && !plan.detach.contains(&mount.point) {
+        if !is_kept(mount) && !plan.detach.contains(&mount.point) {
             plan.detach.push(mount.point.clone());
         }
     }
@@ -105,6 +127,11 @@ pub fn plan(
     plan
 }
 
+fn top_device<'a>(table: &'a [Mount], point: &Path) -> Option<&'a str> {
+    let top = table.iter().rfind(|mount| mount.point == point)?;
+    Some(&top.device)
+}
+
 /// Kubelet binds `subPath`s of a volume below this folder, and binds them again when it finds them unmounted.
 fn is_sub_path(point: &Path) -> bool {
     point
@@ -112,9 +139,24 @@ fn is_sub_path(point: &Path) -> bool {
         .any(|part| part == OsStr::new("volume-subpaths"))
 }
 
-/// The folder of the image that a bind shows: `usr/lib` for the root `/tree/usr/lib`.
-fn path_in_tree(root: &Path) -> Option<String> {
-    root.strip_prefix(Path::new("/").join(TREE))
+/// The archive's own place below `mounts` if the mount at `point` is its connection, or the EROFS that covers its tree.
+fn base_of<'a>(point: &'a Path, mounts: &Path) -> Option<&'a Path> {
+    let folder = point.parent()?;
+    if folder == mounts {
+        return Some(point);
+    }
+    (folder.parent() == Some(mounts) && point.ends_with(TREE)).then_some(folder)
+}
+
+/// The folder of the image that a bind shows: `usr/lib` for `/tree/usr/lib` of a connection, and for `/usr/lib` of an EROFS.
+fn path_in_image(mount: &Mount) -> Option<String> {
+    let tree = match &*mount.fs_type {
+        mountinfo::EROFS => Path::new("/").to_owned(),
+        _ => Path::new("/").join(TREE),
+    };
+    mount
+        .root
+        .strip_prefix(tree)
         .ok()?
         .to_str()
         .map(str::to_owned)
@@ -136,21 +178,23 @@ pub enum RecoverError {
     },
 }
 
-/// Detaches what is dead for good and takes over what can be mended; [`Mounts::heal`] then mends it. Never waits for a
-/// server, and repeating it after a crash half-way is harmless.
+/// Detaches what is dead for good and takes over what lives or can be mended; [`Mounts::heal`] then has it served. Never
+/// waits for a server, and repeating it after a crash half-way is harmless. Of `kept`, what is mounted nowhere any more is
+/// let go.
 pub async fn recover(
     places: &Places,
     archives: &Archives,
     mounts: &Mounts,
+    mut kept: HashMap<Digest, Kept>,
 ) -> Result<(), RecoverError> {
     let folders = folders_in(&places.mounts).map_err(|source| RecoverError::Folder {
         path: places.mounts.clone(),
         source,
     })?;
     let table = mountinfo::read().map_err(MountError::Table)?;
-    let plan = plan(&table, &folders, places, |archive| {
-        archives.on_disk(archive).is_some()
-    });
+    let on_disk = |archive: &Digest| archives.on_disk(archive).is_some();
+    let kept_device = |archive: &Digest| Some(kept.get(archive)?.connection.device.clone());
+    let plan = plan(&table, &folders, places, on_disk, kept_device);
     for point in &plan.detach {
         match syscalls::detach_all(point) {
             Ok(_) => {
@@ -166,7 +210,10 @@ pub async fn recover(
     }
     for (archive, targets) in plan.adopt {
         if let Some(archive) = archives.on_disk(&archive) {
-            mounts.adopt(archive, targets).await;
+            let kept = kept
+                .remove(&archive.digest)
+                .filter(|_| plan.living.contains(&archive.digest));
+            mounts.adopt(archive, targets, kept).await;
         }
     }
     Ok(())
@@ -192,7 +239,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn base_of(archive: &str) -> String {
+    fn place_of(archive: &str) -> String {
         format!("/k/plugins/csi.clip.dev/mounts/{}", digest(archive).hex())
     }
 
@@ -207,14 +254,27 @@ mod tests {
     }
 
     fn plan_of(table: &[Mount], folders: &[String], on_disk: &[&str]) -> Plan {
+        plan_with_kept(table, folders, on_disk, &[])
+    }
+
+    /// `kept`: archives and the devices of their connections.
+    fn plan_with_kept(
+        table: &[Mount],
+        folders: &[String],
+        on_disk: &[&str],
+        kept: &[(&str, &str)],
+    ) -> Plan {
         let places = Places {
             kubelet: "/k".into(),
             mounts: "/k/plugins/csi.clip.dev/mounts".into(),
         };
         let folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
-        plan(table, &folders, &places, |archive| {
-            on_disk.contains(&archive.to_string().as_str())
-        })
+        let is_on_disk = |archive: &Digest| on_disk.contains(&archive.to_string().as_str());
+        let kept_device = |archive: &Digest| {
+            let found = kept.iter().find(|(kept, _)| *archive == digest(kept));
+            found.map(|(_, device)| device.to_string())
+        };
+        plan(table, &folders, &places, is_on_disk, kept_device)
     }
 
     fn adopted(plan: &Plan) -> Vec<(String, &str, &str)> {
@@ -233,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_dead_volume_is_mounted_anew_with_the_folder_it_showed() {
-        let base = base_of(A);
+        let base = place_of(A);
         let table = [
             mount("0:5", "/", &base, A),
             mount("0:5", "/tree/usr/lib", POD, A),
@@ -250,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_volume_whose_archive_is_gone_is_detached_and_left_to_kubelet() {
-        let base = base_of(A);
+        let base = place_of(A);
         let table = [mount("0:5", "/", &base, A), mount("0:5", "/tree", POD, A)];
         let plan = plan_of(&table, std::slice::from_ref(&base), &[]);
         assert_eq!(plan.detach.len(), 2);
@@ -272,9 +332,53 @@ mod tests {
 
     #[test]
     fn a_volume_whose_base_was_detached_before_the_crash_is_still_found() {
-        let plan = plan_of(&[mount("0:5", "/tree", POD, A)], &[base_of(A)], &[A]);
+        let plan = plan_of(&[mount("0:5", "/tree", POD, A)], &[place_of(A)], &[A]);
         assert_eq!(adopted(&plan), [(A.to_owned(), POD, "")]);
         assert_eq!(plan.remove, [] as [PathBuf; 0], "the folder is used again");
+    }
+
+    #[test]
+    fn the_kernels_view_of_an_image_belongs_to_its_connection() {
+        let base = place_of(A);
+        let erofs = |root, point: &str| Mount {
+            fs_type: "erofs".into(),
+            ..mount("0:6", root, point, A)
+        };
+        let table = [
+            mount("0:5", "/", &base, A),
+            erofs("/", &format!("{base}/tree")),
+            erofs("/usr/lib", POD),
+        ];
+        let plan = plan_of(&table, std::slice::from_ref(&base), &[A]);
+        assert_eq!(adopted(&plan), [(A.to_owned(), POD, "usr/lib")]);
+        assert_eq!(plan.detach, [] as [PathBuf; 0]);
+        // Nobody uses it: both are taken off, the upper one first.
+        let plan = plan_of(&table[..2], std::slice::from_ref(&base), &[A]);
+        assert!(plan.adopt.is_empty());
+        assert_eq!(
+            plan.detach,
+            [PathBuf::from(format!("{base}/tree")), PathBuf::from(&base)]
+        );
+        assert_eq!(plan.remove, [PathBuf::from(&base)]);
+    }
+
+    #[test]
+    fn a_kept_connection_lives_with_all_that_is_bound_of_it() {
+        let base = place_of(A);
+        let sub = "/k/pods/1/volume-subpaths/data/app/0";
+        let table = [
+            mount("0:5", "/", &base, A),
+            mount("0:5", "/tree", POD, A),
+            mount("0:5", "/tree/etc", sub, A),
+        ];
+        let folders = std::slice::from_ref(&base);
+        let plan = plan_with_kept(&table, folders, &[A], &[(A, "0:5")]);
+        assert_eq!(plan.living, BTreeSet::from([digest(A)]));
+        assert_eq!(plan.detach, [] as [PathBuf; 0]);
+        // It is another one's: that of a mount which was made anew since.
+        let plan = plan_with_kept(&table, folders, &[A], &[(A, "0:4")]);
+        assert_eq!(plan.living, BTreeSet::new());
+        assert_eq!(plan.detach, [Path::new(sub)]);
     }
 
     #[test]
@@ -300,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_bind_outside_of_kubelets_folder_is_known_by_its_device() {
-        let base = base_of(A);
+        let base = place_of(A);
         let table = [
             mount("0:5", "/", &base, A),
             mount("0:5", "/tree", "/elsewhere/mount", A),
@@ -317,14 +421,14 @@ mod tests {
     #[test]
     fn folders_that_no_volume_needs_are_removed() {
         let plan = plan_of(
-            &[mount("0:5", "/", &base_of(B), B)],
-            &[base_of(A), base_of(B)],
+            &[mount("0:5", "/", &place_of(B), B)],
+            &[place_of(A), place_of(B)],
             &[A, B],
         );
-        assert_eq!(plan.detach, [PathBuf::from(base_of(B))]);
+        assert_eq!(plan.detach, [PathBuf::from(place_of(B))]);
         assert_eq!(
             plan.remove,
-            [PathBuf::from(base_of(A)), PathBuf::from(base_of(B))]
+            [PathBuf::from(place_of(A)), PathBuf::from(place_of(B))]
         );
     }
 }

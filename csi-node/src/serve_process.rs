@@ -1,7 +1,10 @@
 //! The data process as control sees it: `clip-serve` is started, spoken to, and started again whenever it ends.
 //!
 //! Each life of it has a number, the *generation*. A mount belongs to the generation that serves it; when that one is
-//! over, the mount is dead, and [`crate::mounts`] makes it anew with the next.
+//! over, its readers wait until [`crate::mounts`] has handed its connection to the next.
+//!
+//! One that hangs is no better than one that is dead, but holds its connections: [`watch`](ServeProcess::watch) asks it
+//! now and then how it is, and ends it when it does not answer.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,21 +16,25 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::wire::{self, CacheCounts, Command, Outcome, Refusal, Reply, Request, Summary};
+use crate::datagram;
+use crate::wire::{CacheCounts, Command, Outcome, Refusal, Reply, Request, Serving};
 
 /// How long the server may take for an answer. Opening an archive reads one local file: seconds mean a dying disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How long a request waits for the server to be started again.
 const START_LIMIT: Duration = Duration::from_secs(5);
-/// Pauses between the restarts of a server that ends soon after its start: from this, doubling, to `MAX_PAUSE`.
+/// Pauses between the restarts of a server that ends soon after its start: none, then from this, doubling, to `MAX_PAUSE`.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// A server that ends later than this did not fail at its start: readers wait, so the next is started at once.
+const STARTED: Duration = Duration::from_secs(1);
 /// How long to wait when the server's socket is full.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
-/// A server that lived this long is started again at once.
-const HEALTHY_LIFE: Duration = Duration::from_secs(30);
+/// How often the server is asked how it is.
+const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a request was not answered with success.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +81,8 @@ struct Shared {
 #[derive(Debug)]
 struct Connection {
     generation: u64,
+    /// The process itself (pidfd_open(2)): its number may soon be another's.
+    process: OwnedFd,
     socket: OwnedFd,
     next_id: AtomicU64,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
@@ -120,16 +129,23 @@ impl ServeProcess {
         }
     }
 
-    /// Asks the server and waits for its answer. `descriptor` goes with the question and is closed here in any case.
-    pub async fn ask(
+    /// Asks the server for something and waits until it is done.
+    pub async fn ask(&self, command: Command) -> Result<(), ServeError> {
+        match self.answer(command, None).await? {
+            Outcome::Ok {} => Ok(()),
+            outcome => Err(unexpected(outcome)),
+        }
+    }
+
+    /// Asks the server to serve an archive ([`Command::Serve`]) on a FUSE connection, of which it gets this descriptor.
+    pub async fn serve(
         &self,
         command: Command,
-        descriptor: Option<OwnedFd>,
-    ) -> Result<Summary, ServeError> {
-        match self.answer(command, descriptor).await? {
-            Outcome::Ok(summary) => Ok(summary),
-            Outcome::Error(refusal) => Err(refusal.into()),
-            Outcome::CacheCounts(_) => Err(ServeError::Mistaken),
+        connection: OwnedFd,
+    ) -> Result<Serving, ServeError> {
+        match self.answer(command, Some(connection)).await? {
+            Outcome::Serving(serving) => Ok(serving),
+            outcome => Err(unexpected(outcome)),
         }
     }
 
@@ -137,8 +153,7 @@ impl ServeProcess {
     pub async fn cache_counts(&self) -> Result<CacheCounts, ServeError> {
         match self.answer(Command::CacheCounts {}, None).await? {
             Outcome::CacheCounts(counts) => Ok(counts),
-            Outcome::Error(refusal) => Err(refusal.into()),
-            Outcome::Ok(_) => Err(ServeError::Mistaken),
+            outcome => Err(unexpected(outcome)),
         }
     }
 
@@ -158,6 +173,22 @@ impl ServeProcess {
                 Err(error)
             }
             Err(_elapsed) => Err(ServeError::Silent),
+        }
+    }
+
+    /// Calls `well` whenever the server says that it is well, and ends a server that does not answer; for ever.
+    pub async fn watch(&self, mut well: impl FnMut(CacheCounts, u64)) {
+        loop {
+            tokio::time::sleep(ASK_EVERY).await;
+            let Ok(connection) = self.connection().await else {
+                continue;
+            };
+            match self.cache_counts().await {
+                Ok(counts) => well(counts, connection.generation),
+                Err(ServeError::Silent) => connection.end(),
+                // It is being started again, or of another version.
+                Err(error) => tracing::debug!(%error, "clip-serve does not say how it is"),
+            }
         }
     }
 
@@ -186,6 +217,16 @@ impl ServeProcess {
 }
 
 impl Connection {
+    fn end(&self) {
+        tracing::error!(
+            generation = self.generation,
+            "clip-serve hangs; it is killed and started again"
+        );
+        if let Err(error) = pidfd_send_signal(&self.process, Signal::KILL) {
+            tracing::warn!(%error, "cannot kill clip-serve");
+        }
+    }
+
     async fn ask(
         &self,
         command: Command,
@@ -197,8 +238,6 @@ impl Connection {
         let (sender, answer) = oneshot::channel();
         self.waiting().insert(id, sender);
         let sent = self.send(&message, descriptor.as_ref()).await;
-        // From here on the server alone holds the descriptor: its death is then the end of the connection.
-        drop(descriptor);
         if let Err(error) = sent {
             self.waiting().remove(&id);
             return Err(match error.kind() {
@@ -211,7 +250,7 @@ impl Connection {
 
     async fn send(&self, message: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
         loop {
-            match wire::send_now(&self.socket, message, descriptor.map(OwnedFd::as_fd)) {
+            match datagram::send_now(&self.socket, message, descriptor.map(OwnedFd::as_fd)) {
                 // The server reads a request at once, so the socket is full for moments only, if ever.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     tokio::time::sleep(FULL_PAUSE).await
@@ -224,7 +263,7 @@ impl Connection {
     /// Hands answers to those who wait for them, until the server closes its end.
     fn read_answers(&self) {
         loop {
-            let reply: Reply = match wire::receive(&self.socket)
+            let reply: Reply = match datagram::receive(&self.socket)
                 .map(|datagram| datagram.map(|(json, _)| serde_json::from_slice(&json)))
             {
                 Ok(Some(Ok(reply))) => reply,
@@ -249,9 +288,16 @@ impl Connection {
     }
 }
 
+fn unexpected(outcome: Outcome) -> ServeError {
+    match outcome {
+        Outcome::Error(refusal) => refusal.into(),
+        _ => ServeError::Mistaken,
+    }
+}
+
 /// Starts the server again and again; runs on its own thread and never returns.
 fn supervise(program: &ServeProgram, shared: &Shared) {
-    let mut pause = MIN_PAUSE;
+    let mut pause = Duration::ZERO;
     for generation in 1.. {
         let begun = Instant::now();
         match launch(program, generation) {
@@ -265,7 +311,7 @@ fn supervise(program: &ServeProgram, shared: &Shared) {
                 shared.connection.send_replace(None);
                 match ended {
                     Ok(status) => {
-                        tracing::error!(generation, %status, "clip-serve ended; its mounts are made anew")
+                        tracing::error!(generation, %status, "clip-serve ended; the next one goes on with its connections")
                     }
                     Err(error) => {
                         tracing::error!(generation, %error, "clip-serve cannot be waited for")
@@ -276,11 +322,11 @@ fn supervise(program: &ServeProgram, shared: &Shared) {
                 tracing::error!(program = %program.path.display(), %error, "cannot start clip-serve")
             }
         }
-        if begun.elapsed() >= HEALTHY_LIFE {
-            pause = MIN_PAUSE;
+        if begun.elapsed() >= STARTED {
+            pause = Duration::ZERO;
         }
         thread::sleep(pause);
-        pause = (pause * 2).min(MAX_PAUSE);
+        pause = (pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
     }
 }
 
@@ -296,10 +342,12 @@ fn launch(program: &ServeProgram, generation: u64) -> io::Result<(Child, Connect
         .args(&program.arguments)
         .stdin(Stdio::from(theirs))
         .spawn()?;
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     Ok((
         child,
         Connection {
             generation,
+            process,
             socket: ours,
             next_id: AtomicU64::new(1),
             waiting: Mutex::default(),

@@ -1,8 +1,9 @@
 //! The mount system calls, one function each. All of them block: [`within`] runs them on a thread with a deadline.
 //!
-//! Only [`bind`] waits for a FUSE server: it looks up the folder to be bound. Mounting and detaching never ask it.
+//! Only [`bind`] and [`cover_tree`] wait for a FUSE server: they look up the folder to be bound and the layers. Mounting
+//! and detaching never ask it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,25 +12,26 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clip_engine::KernelMount;
 use clip_registry::Digest;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 
 use crate::mountinfo::{self, FS_TYPE, Mount};
+use crate::wire::Serving;
 
 /// Where the kernel offers FUSE to user space.
 pub const DEV_FUSE: &str = "/dev/fuse";
-/// The folder in the root of each of our filesystems that holds the image (`blobs/` is beside it).
+/// The folder in the root of each of our connections that holds the image.
 pub const TREE: &str = "tree";
+/// The folder beside it that holds the layers as files, for the kernel's EROFS.
+const BLOBS: &str = "blobs";
 /// How every mount of ours is made: nobody can write to an image, and no image can bring a device or a setuid program
 /// that works.
 const FLAGS: MountFlags = MountFlags::RDONLY
     .union(MountFlags::NODEV)
     .union(MountFlags::NOSUID);
-/// How far the kernel reads ahead in a file read in order, in KiB. One request then brings 1 MiB; the kernel's default
-/// of 128 KiB means eight times as many messages for the same bytes (docs: `read_ahead_kb`; INIT cannot raise it).
-const READ_AHEAD_KIB: u32 = 1024;
 
 /// A step of mounting that failed, and where.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,14 @@ pub enum MountError {
         /// Where it should have been mounted.
         point: PathBuf,
         /// What mount(2) said.
+        source: io::Error,
+    },
+    /// The kernel's EROFS cannot be mounted, or carries no overlay.
+    #[error("cannot mount the kernel's EROFS at {}: {source}", .point.display())]
+    Kernel {
+        /// Where it should have been mounted.
+        point: PathBuf,
+        /// What the kernel said.
         source: io::Error,
     },
     /// A folder could not be made, opened or removed.
@@ -155,18 +165,43 @@ pub fn mount_archive(archive: &Digest, point: &Path) -> Result<OwnedFd, MountErr
     Ok(fuse)
 }
 
-/// Raises the read-ahead of the filesystem mounted at `point`. An optimisation: what fails is logged and forgotten.
-pub fn set_read_ahead(point: &Path) {
-    let Ok(mounts) = mountinfo::read() else {
-        return;
+/// Lets the kernel itself serve the tree of the archive whose connection is mounted at `base`: its EROFS covers the
+/// connection's own view there, so that whatever is bound from now on is EROFS.
+///
+/// Waits for the server, which opens the layers.
+pub fn cover_tree(archive: &Digest, serving: &Serving, base: &Path) -> Result<(), MountError> {
+    let tree = base.join(TREE);
+    let mount = KernelMount {
+        tree: serving.tree.clone(),
+        source: mountinfo::source_of(archive),
+        blobs: base.join(BLOBS),
+        layers: serving.layers,
+        suid: false,
+        dev: false,
     };
-    let Some(mount) = mountinfo::at(&mounts, point).next_back() else {
-        return;
+    let failed = |source: io::Error| MountError::Kernel {
+        point: tree.clone(),
+        source,
     };
-    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", mount.device);
-    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
-        tracing::debug!(%setting, %error, "cannot raise the read-ahead; sequential reads will be slower");
-    }
+    mount.mount(&tree).map_err(failed)?;
+    clip_engine::carries_overlay(&tree).map_err(|source| {
+        if let Err(error) = detach(&tree, UnmountFlags::DETACH) {
+            tracing::warn!(%error, "what carries no overlay stays mounted");
+        }
+        failed(source)
+    })
+}
+
+/// The device number of the filesystem mounted at `point`, major and minor. Asks nobody: it is in the kernel's memory.
+pub fn device_of(point: &Path) -> Result<(u32, u32), MountError> {
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let stat =
+        statx(CWD, point, flags, StatxFlags::empty()).map_err(|errno| MountError::Folder {
+            verb: "read",
+            path: point.to_owned(),
+            source: errno.into(),
+        })?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Binds the folder `path` (relative to the image's root; empty for all of it) of the archive mounted at `base` to
@@ -245,34 +280,60 @@ pub fn detach_all(point: &Path) -> Result<usize, MountError> {
     }
 }
 
-/// The device numbers of the filesystems of `archive` that are mounted at any of `points`.
-pub fn devices_of(
-    archive: &Digest,
-    points: &BTreeSet<PathBuf>,
-) -> Result<HashSet<String>, MountError> {
-    let mounts = mountinfo::read().map_err(MountError::Table)?.into_iter();
-    let of_archive = mounts
-        .filter(|mount| mount.archive().as_ref() == Some(archive) && points.contains(&mount.point));
-    Ok(of_archive.map(|mount| mount.device).collect())
+/// What is mounted of one archive.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// The devices of its connection at the archive's own place, and of the EROFS on it.
+    pub living: HashSet<String>,
+    /// The devices of other filesystems of the archive, found at its place or at targets.
+    pub dead: HashSet<String>,
+    /// The targets that do not show a living one.
+    pub unbound: Vec<PathBuf>,
 }
 
-/// Detaches what is left of filesystems of `archive` whose server is gone (`devices`), such as what kubelet bound of a
-/// volume for a `subPath`; the one that is mounted at `base` now stays.
-pub fn detach_remains(
+/// What is mounted of `archive`, whose own place is `base`, and what of it at `targets`.
+pub fn standing(
     archive: &Digest,
-    devices: &HashSet<String>,
     base: &Path,
-) -> Result<(), MountError> {
+    targets: impl IntoIterator<Item = PathBuf>,
+) -> Result<Standing, MountError> {
     let mounts = mountinfo::read().map_err(MountError::Table)?;
-    // The kernel gives a device number again when nothing of its filesystem is left.
-    let living = mountinfo::at(&mounts, base)
-        .next_back()
-        .map(|mount| &mount.device);
-    let is_dead = |mount: &Mount| {
-        mount.archive().as_ref() == Some(archive)
-            && devices.contains(&mount.device)
-            && living != Some(&mount.device)
+    let of_archive = |point: &Path| {
+        let at: Vec<_> = mountinfo::at(&mounts, point)
+            .filter(|mount| mount.archive().as_ref() == Some(archive))
+            .map(|mount| mount.device.clone())
+            .collect();
+        at
     };
+    let tree = base.join(TREE);
+    let mut standing = Standing::default();
+    for point in [base, &tree] {
+        // Of those stacked there the last one counts.
+        let mut stack = of_archive(point);
+        standing.living.extend(stack.pop());
+        standing.dead.extend(stack);
+    }
+    for target in targets {
+        let mut stack = of_archive(&target);
+        let shown = stack.pop();
+        if !shown
+            .as_ref()
+            .is_some_and(|device| standing.living.contains(device))
+        {
+            standing.unbound.push(target);
+            standing.dead.extend(shown);
+        }
+        standing.dead.extend(stack);
+    }
+    Ok(standing)
+}
+
+/// Detaches what is left of filesystems of `archive` whose connection is dead, such as what kubelet bound of a volume for
+/// a `subPath`.
+pub fn detach_remains(archive: &Digest, dead: &HashSet<String>) -> Result<(), MountError> {
+    let mounts = mountinfo::read().map_err(MountError::Table)?;
+    let is_dead =
+        |mount: &Mount| mount.archive().as_ref() == Some(archive) && dead.contains(&mount.device);
     // What was mounted last may lie on top of what was mounted first.
     for mount in mounts.iter().rev().filter(|mount| is_dead(mount)) {
         detach(&mount.point, UnmountFlags::DETACH)?;

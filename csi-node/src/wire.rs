@@ -5,7 +5,7 @@
 //! ```text
 //! {"id":1,"serve":{"archive":"/var/lib/clip/archives/ab….clip","archiveDigest":"sha256:ab…","login":"toCome"}}
 //!         + the descriptor of an archive's mount (SCM_RIGHTS)
-//! {"id":1,"ok":{"files":524,"bytes":7600000}}
+//! {"id":1,"serving":{"files":524,"bytes":7600000,"layers":2,"tree":"/var/lib/clip/trees/cd….erofs","treeId":"ef…"}}
 //! {"id":2,"renewCredentials":{"archiveDigest":"sha256:ab…","dockerConfigJson":"{\"auths\":…}"}}
 //! {"id":2,"error":{"reason":"credentialsInvalid","message":"…"}}
 //! {"id":3,"cacheCounts":{}}
@@ -13,25 +13,14 @@
 //! ```
 //! Secrets are on this socket and in the memory of both processes, nowhere else: not in files, not in logs.
 //!
-//! The end of either process closes its socket, and the kernel then drops descriptors still under way; that is how
-//! each side notices the other's death.
+//! Each side notices the other's death by the end of its socket.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fmt;
 use std::path::PathBuf;
-use std::{fmt, slice};
 
 use clip_crds::Prefetch;
 use clip_registry::Digest;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use serde::{Deserialize, Serialize};
-
-/// The largest datagram. Linux gives a socket 208 KiB of buffer by default, and a datagram must fit into it.
-pub const MAX_DATAGRAM: usize = 200 * 1024;
 
 /// A question of control's.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +36,8 @@ pub struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Command {
-    /// Serve an archive over the FUSE descriptor that comes with this datagram. Answered when the tree can be read.
+    /// Serve an archive over the FUSE descriptor that comes with this datagram. Answered when the tree can be read, with
+    /// [`Outcome::Serving`].
     #[serde(rename_all = "camelCase")]
     Serve {
         /// The archive's file.
@@ -56,6 +46,9 @@ pub enum Command {
         archive_digest: Digest,
         /// Credentials for the image's registry.
         login: Login,
+        /// For a connection whose server is gone: the [`Serving::tree_id`] that it was begun with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resume: Option<String>,
     },
     /// Fetch this much of a served archive before it is read.
     #[serde(rename_all = "camelCase")]
@@ -105,7 +98,9 @@ pub struct Reply {
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {
     /// Done.
-    Ok(Summary),
+    Ok {},
+    /// The archive is served.
+    Serving(Serving),
     /// Not done.
     Error(Refusal),
     /// What the cache did.
@@ -130,6 +125,21 @@ pub struct CacheCounts {
     pub bytes_evicted: u64,
     /// Bytes that the cache takes on the disk now.
     pub bytes_on_disk: u64,
+}
+
+/// An archive that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Serving {
+    /// The image's size.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// How many layers it has: the files in `blobs/` of the connection.
+    pub layers: u16,
+    /// The expanded tree's file, which the kernel's EROFS can mount.
+    pub tree: PathBuf,
+    /// Says which tree that is, byte for byte. Node numbers on the connection are positions in it.
+    pub tree_id: String,
 }
 
 /// The size of a served image, as its archive states it.
@@ -161,6 +171,8 @@ pub enum Reason {
     CredentialsInvalid,
     /// The archive is not served.
     NotServed,
+    /// The connection cannot be gone on with: another tree, or a kernel that cannot resend.
+    CannotResume,
     /// The cache's disk is full.
     NoSpace,
     /// Anything else.
@@ -178,95 +190,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Sends one datagram, waiting while the socket is full.
-pub fn send(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
-    send_with(socket, message, None, SendFlags::NOSIGNAL)
-}
-
-/// Sends one datagram, and a descriptor with it if there is one; `WouldBlock` when the socket is full.
-pub fn send_now(
-    socket: impl AsFd,
-    message: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    send_with(
-        socket,
-        message,
-        descriptor,
-        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-    )
-}
-
-fn send_with(
-    socket: impl AsFd,
-    message: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
-    flags: SendFlags,
-) -> io::Result<()> {
-    if message.len() > MAX_DATAGRAM {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the message is too long (credentials over 100 KiB?)",
-        ));
-    }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if let Some(descriptor) = &descriptor {
-        control.push(SendAncillaryMessage::ScmRights(slice::from_ref(descriptor)));
-    }
-    sendmsg(socket, &[IoSlice::new(message)], &mut control, flags)?;
-    Ok(())
-}
-
-/// Receives one datagram and the descriptor sent with it; `None` when the other side is gone.
-pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-    let mut message = vec![0; MAX_DATAGRAM];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut message)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    if received.bytes == 0 {
-        return Ok(None);
-    }
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a datagram was cut off",
-        ));
-    }
-    message.truncate(received.bytes);
-    let descriptor = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    Ok(Some((message, descriptor)))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::io::{Read, Seek, Write};
-
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
     use super::*;
-
-    fn pair() -> (OwnedFd, OwnedFd) {
-        socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap()
-    }
 
     #[test]
     fn a_request_is_json_with_the_command_as_its_key() {
@@ -276,6 +202,7 @@ mod tests {
                 archive: "/a.clip".into(),
                 archive_digest: Digest::sha256_of(b""),
                 login: Login::ToCome,
+                resume: None,
             },
         };
         let json = serde_json::to_value(&request).unwrap();
@@ -290,10 +217,10 @@ mod tests {
     fn an_answer_is_ok_or_error() {
         let ok = serde_json::to_string(&Reply {
             id: 1,
-            outcome: Outcome::Ok(Summary { files: 2, bytes: 3 }),
+            outcome: Outcome::Ok {},
         })
         .unwrap();
-        assert_eq!(ok, r#"{"id":1,"ok":{"files":2,"bytes":3}}"#);
+        assert_eq!(ok, r#"{"id":1,"ok":{}}"#);
         let refusal = Refusal {
             reason: Reason::ArchiveInvalid,
             message: "bad".into(),
@@ -307,43 +234,6 @@ mod tests {
             error,
             r#"{"id":1,"error":{"reason":"archiveInvalid","message":"bad"}}"#
         );
-    }
-
-    #[test]
-    fn a_descriptor_travels_with_its_datagram() {
-        let (ours, theirs) = pair();
-        let mut file: File = tempfile::tempfile().unwrap();
-        file.write_all(b"over there").unwrap();
-        send_now(&ours, b"{}", Some(file.as_fd())).unwrap();
-        send(&ours, b"second").unwrap();
-        let (message, descriptor) = receive(&theirs).unwrap().unwrap();
-        assert_eq!(message, b"{}");
-        let mut other = File::from(descriptor.unwrap());
-        other.rewind().unwrap();
-        let mut text = String::new();
-        other.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "over there");
-        let (message, descriptor) = receive(&theirs).unwrap().unwrap();
-        assert_eq!(
-            (message.as_slice(), descriptor.is_none()),
-            (&b"second"[..], true)
-        );
-    }
-
-    #[test]
-    fn the_largest_datagram_fits_and_a_larger_one_is_refused() {
-        let (ours, theirs) = pair();
-        send(&ours, &vec![b'x'; MAX_DATAGRAM]).unwrap();
-        assert_eq!(receive(&theirs).unwrap().unwrap().0.len(), MAX_DATAGRAM);
-        let error = send(&ours, &vec![b'x'; MAX_DATAGRAM + 1]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-    }
-
-    #[test]
-    fn the_end_of_the_other_side_is_seen() {
-        let (ours, theirs) = pair();
-        drop(ours);
-        assert!(receive(&theirs).unwrap().is_none());
     }
 
     #[test]

@@ -30,6 +30,16 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 http://{{ include "clip.fullname" . }}-archives.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{/* The node plugin's folder among kubelet's. */}}
+{{- define "clip.pluginDir" -}}
+{{ .Values.csiNode.kubeletDir }}/plugins/csi.clip.dev
+{{- end }}
+
+{{/* Where the node plugin finds the keeper. */}}
+{{- define "clip.keeperSocket" -}}
+{{ include "clip.pluginDir" . }}/keeper.sock
+{{- end }}
+
 {{/* Arguments that operator and node plugin understand alike. */}}
 {{- define "clip.commonArgs" -}}
 {{- range .Values.registries }}

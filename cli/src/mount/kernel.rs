@@ -2,7 +2,7 @@
 
 use crate::{archive_source::Opened, failure::Failure, umount};
 use clap::Args;
-use clip_engine::{KernelMount, Layout, MountOptions, Session, set_read_ahead};
+use clip_engine::{KernelMount, Layout, MountOptions, Session};
 use nix::mount::{MntFlags, umount2};
 use std::{
     io::Read as _,
@@ -98,7 +98,6 @@ pub fn mount(
         let _ = umount::unmount(dir, true);
         return Err(refused(problem));
     }
-    set_read_ahead(dir);
     Ok(session)
 }
 

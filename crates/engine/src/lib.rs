@@ -18,7 +18,7 @@ pub use clip_cache::{
     SpanDamage, list as list_cache, parse_bytes, prune as prune_cache,
 };
 pub use clip_fs::{
-    ImageFs, KernelMount, Layout, MountOptions, Session, mount_points, set_read_ahead,
+    ImageFs, KernelMount, Layout, MountOptions, Session, carries_overlay, mount_points, read_ahead,
 };
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;

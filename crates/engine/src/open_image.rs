@@ -167,6 +167,16 @@ impl Node {
         Session::on_connection(image, connection, layout, self.runtime.clone())
     }
 
+    /// Goes on serving an opened image on a connection whose server is gone; see [`Session::resume`].
+    pub fn resume(
+        &self,
+        image: Arc<ImageFs>,
+        connection: OwnedFd,
+        layout: Layout,
+    ) -> io::Result<Session> {
+        Session::resume(image, connection, layout, self.runtime.clone())
+    }
+
     /// What the cache did in this process so far.
     pub fn cache_stats(&self) -> CacheStats {
         self.cache.stats()

@@ -10,6 +10,7 @@
 //! EROFS holds the devices' files open, so the connection's own mount can be detached at once; the connection ends when
 //! the last user of the EROFS does.
 
+use crate::read_ahead;
 use rustix::{
     fs::CWD,
     mount::{
@@ -69,8 +70,10 @@ impl KernelMount {
 
     fn mount_here(&self, dir: &Path) -> io::Result<()> {
         let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let before = read_ahead::of_erofs();
         self.configure(&context)
             .map_err(|errno| explain(&context, errno.into()))?;
+        read_ahead::raise(read_ahead::of_erofs().difference(&before));
         let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
         attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !self.suid);
         attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.dev);
@@ -87,6 +90,29 @@ impl KernelMount {
         fsconfig_set_flag(context, "ro")?;
         fsconfig_create(context)
     }
+}
+
+/// Whether the kernel puts an overlay on what is mounted at `dir`, as container runtimes do with a root file system: how
+/// deep file systems may be stacked, and which, differs between kernels. Nothing is left of the try.
+///
+/// # Errors
+/// What the kernel said.
+pub fn carries_overlay(dir: &Path) -> io::Result<()> {
+    // An overlay that cannot be written to needs two lower layers.
+    let other = tempfile::Builder::new().prefix("clip-overlay-").tempdir()?;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let configured = fsconfig_set_string(&context, "lowerdir", lower_dirs(dir, other.path())?)
+        .and_then(|()| fsconfig_create(&context));
+    configured.map_err(|errno| explain(&context, errno.into()))
+}
+
+/// overlayfs separates directories by colons; `\` takes the meaning from one.
+fn lower_dirs(upper: &Path, lower: &Path) -> io::Result<String> {
+    let escaped = |dir: &Path| {
+        let dir = dir.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
+        Ok::<_, io::Error>(dir.replace('\\', "\\\\").replace(':', "\\:"))
+    };
+    Ok(format!("{}:{}", escaped(upper)?, escaped(lower)?))
 }
 
 /// Adds what the kernel wrote about the failure (fsopen(2): lines that begin with `e `).

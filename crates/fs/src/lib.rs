@@ -16,10 +16,12 @@ mod kernel_mount;
 mod mapped;
 pub mod mount_points;
 mod nodes;
+pub mod read_ahead;
+mod resume;
 mod session;
 
 pub use image_fs::{ImageFs, ImageFsError, ImageInfo, Resolved};
-pub use kernel_mount::KernelMount;
+pub use kernel_mount::{KernelMount, carries_overlay};
 pub use mapped::Mapped;
 pub use nodes::Layout;
-pub use session::{MountOptions, Session, set_read_ahead};
+pub use session::{MountOptions, Session};

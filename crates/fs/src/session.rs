@@ -1,6 +1,8 @@
 //! Serving an image on a FUSE connection.
 
-use crate::{fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout};
+use crate::{
+    fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout, read_ahead, resume,
+};
 use fuser::{Config, MountOption, SessionACL};
 use std::{io, os::fd::OwnedFd, path::Path, sync::Arc, thread::JoinHandle};
 use tokio::runtime::Handle;
@@ -8,9 +10,6 @@ use tokio::runtime::Handle;
 /// Threads that read requests of one connection. Two: while one waits for the disk under the
 /// cache, the other answers.
 const THREADS: usize = 2;
-/// Read-ahead of a mount in KiB: one READ of the largest size. The kernel's 128 KiB make four
-/// times as many messages (measured). Set through sysfs, as INIT cannot raise it.
-const READ_AHEAD_KIB: &str = "1024";
 
 /// How `clip mount` mounts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +46,27 @@ impl Session {
         )?)
     }
 
+    /// Goes on serving `image` on the connection `fd`, whose server is gone and whose INIT was answered long ago. Requests
+    /// which that one had taken come again, so no reader notices more than a pause.
+    ///
+    /// `image` must have the tree that the connection was begun with, byte for byte: the kernel knows its node numbers.
+    ///
+    /// # Errors
+    /// `InvalidInput`: the kernel is older than Linux 6.9 and cannot resend.
+    pub fn resume(
+        image: Arc<ImageFs>,
+        fd: OwnedFd,
+        layout: Layout,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        let adapter = FuseAdapter::new(image, layout, runtime, true);
+        Self::spawn(resume::resume(
+            adapter,
+            fd,
+            config(SessionACL::All, vec![]),
+        )?)
+    }
+
     /// Mounts `image` at `dir` and serves it: by mount(2) as root, else through `fusermount3`.
     pub fn mount(
         image: Arc<ImageFs>,
@@ -76,7 +96,7 @@ impl Session {
             dir,
             &config(acl, mount_options),
         )?)?;
-        set_read_ahead(dir);
+        raise_read_ahead(dir);
         Ok(session)
     }
 
@@ -103,16 +123,9 @@ fn config(acl: SessionACL, mount_options: Vec<MountOption>) -> Config {
     config
 }
 
-/// Raises the read-ahead of what is mounted at `dir`. Best effort: needs root, and only costs speed where it fails.
-pub fn set_read_ahead(dir: &Path) {
-    let Some(mount) = mount_points::at(dir).ok().flatten() else {
-        return;
-    };
-    let path = format!(
-        "/sys/class/bdi/{}:{}/read_ahead_kb",
-        mount.major, mount.minor
-    );
-    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB) {
-        tracing::debug!(%path, %error, "cannot set the read-ahead");
+/// Raises the read-ahead of the FUSE filesystem mounted at `dir`.
+fn raise_read_ahead(dir: &Path) {
+    if let Some(mount) = mount_points::at(dir).ok().flatten() {
+        read_ahead::raise_for_device(mount.major, mount.minor);
     }
 }

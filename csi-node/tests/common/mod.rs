@@ -47,6 +47,11 @@ pub struct Scene {
     pub proxy: Proxy,
     runtime: tokio::runtime::Runtime,
     node: Option<Child>,
+    /// Those that stand by.
+    others: Vec<Child>,
+    keeper: Option<Child>,
+    /// Arguments of the plugin beside those that it needs.
+    pub arguments: Vec<String>,
 }
 
 impl Scene {
@@ -93,6 +98,9 @@ impl Scene {
             proxy,
             runtime,
             node: None,
+            others: Vec::new(),
+            keeper: None,
+            arguments: Vec::new(),
         };
         scene.run(scene.make_archive(IMAGE, credentials));
         scene
@@ -115,9 +123,51 @@ impl Scene {
         self.dir.path().canonicalize().unwrap().join(relative)
     }
 
+    /// A node whose plugin and keeper run.
+    pub fn kept() -> Scene {
+        let mut scene = Scene::new();
+        scene.start_keeper(300);
+        scene.start();
+        scene
+    }
+
     /// Starts the plugin and waits until it answers.
     pub fn start(&mut self) {
-        let node = Command::new(env!("CARGO_BIN_EXE_clip-csi-node"))
+        self.node = Some(self.spawn());
+        let probe = || async { self.identity().await?.probe(ProbeRequest {}).await };
+        self.wait_until("the plugin answers", || self.run(probe()).is_ok());
+    }
+
+    /// Starts another plugin beside it and waits until it stands by.
+    pub fn stand_by(&mut self) {
+        let before = self.read_log().matches("standing by").count();
+        let other = self.spawn();
+        self.others.push(other);
+        self.wait_until("another plugin stands by", || {
+            self.read_log().matches("standing by").count() > before
+        });
+    }
+
+    /// Ends the plugin with a signal. The one that stands by takes its place; returns when that answers.
+    pub fn replace(&mut self, signal: nix::sys::signal::Signal) {
+        self.stop(signal);
+        self.node = Some(self.others.remove(0));
+        let is_registered = || {
+            let log = self.read_log();
+            log.matches("serving CSI").count() > log.matches("standing by").count()
+        };
+        self.wait_until("the other plugin serves", is_registered);
+    }
+
+    /// Sends a signal to the one that stands by and waits for its end.
+    pub fn stop_other(&mut self, signal: nix::sys::signal::Signal) -> std::process::ExitStatus {
+        let mut other = self.others.remove(0);
+        kill(other.id(), signal);
+        other.wait().unwrap()
+    }
+
+    fn spawn(&self) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_clip-csi-node"))
             .args([
                 "--node-name=here",
                 "--metrics-listen=127.0.0.1:0",
@@ -130,13 +180,48 @@ impl Scene {
                 "--clipimages-from={}",
                 self.path("archives").display()
             ))
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stderr(self.log())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Starts a keeper with this patience in seconds, in place of one that runs.
+    pub fn start_keeper(&mut self, patience: u64) {
+        self.stop_keeper();
+        let before = self.read_log().matches("holding connections").count();
+        let socket = self.keeper_socket();
+        std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+        let keeper = Command::new(env!("CARGO_BIN_EXE_clip-keeper"))
+            .arg(format!("--socket={}", socket.display()))
+            .arg(format!("--patience={patience}"))
             .stdin(Stdio::null())
             .stderr(self.log())
             .spawn()
             .unwrap();
-        self.node = Some(node);
-        let probe = || async { self.identity().await?.probe(ProbeRequest {}).await };
-        self.wait_until("the plugin answers", || self.run(probe()).is_ok());
+        self.keeper = Some(keeper);
+        self.wait_until("the keeper listens", || {
+            self.read_log().matches("holding connections").count() > before
+        });
+    }
+
+    /// Ends the keeper with SIGKILL.
+    pub fn stop_keeper(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            keeper.kill().unwrap();
+            keeper.wait().unwrap();
+        }
+    }
+
+    /// The keeper's process id.
+    pub fn keeper_pid(&self) -> u32 {
+        self.keeper.as_ref().unwrap().id()
+    }
+
+    /// Where the keeper is found.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.path("kubelet/plugins/csi.clip.dev/keeper.sock")
     }
 
     /// Its log, which a test that fails shows.
@@ -278,6 +363,14 @@ impl Scene {
             .collect()
     }
 
+    /// Those of them that pods see.
+    pub fn volumes(&self) -> Vec<Mount> {
+        let own = self.path("kubelet/plugins");
+        let mut mounts = self.mounts();
+        mounts.retain(|mount| !mount.point.starts_with(&own));
+        mounts
+    }
+
     /// Waits for something.
     pub fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let begun = Instant::now();
@@ -326,9 +419,13 @@ impl Drop for Scene {
         if std::thread::panicking() {
             eprint!("{}", self.read_log());
         }
-        if let Some(mut node) = self.node.take() {
-            let _ = node.kill();
-            let _ = node.wait();
+        let processes = self.node.take().into_iter();
+        for mut process in processes
+            .chain(self.others.drain(..))
+            .chain(self.keeper.take())
+        {
+            let _ = process.kill();
+            let _ = process.wait();
         }
         // The scene's folder cannot be removed below dead mounts.
         for mount in self.mounts().iter().rev() {

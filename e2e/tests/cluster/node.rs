@@ -14,8 +14,8 @@ pub const ARCHIVES: &str = "/var/lib/clip/archives";
 /// A mount of Clip's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// The filesystem's device number: one for each FUSE connection.
-    pub device: String,
+    /// The digest of the archive.
+    pub archive: String,
     /// Where it is mounted.
     pub point: String,
 }
@@ -26,9 +26,8 @@ pub fn mounts() -> Vec<Mount> {
     let mount = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         let dash = words.iter().position(|word| *word == "-")?;
-        words.get(dash + 2)?.strip_prefix("clip:")?;
         Some(Mount {
-            device: words[2].to_owned(),
+            archive: words.get(dash + 2)?.strip_prefix("clip:")?.to_owned(),
             point: words[4].to_owned(),
         })
     };
@@ -63,7 +62,7 @@ fn leaks() -> Vec<String> {
     let used: BTreeSet<&str> = mounts
         .iter()
         .filter(|mount| !mount.point.starts_with(MOUNTS))
-        .map(|mount| mount.device.as_str())
+        .map(|mount| mount.archive.as_str())
         .collect();
     let mut leaks = Vec::new();
     let mut points = BTreeSet::new();
@@ -76,7 +75,7 @@ fn leaks() -> Vec<String> {
             Some(pod) if !alive.contains(pod) => {
                 leaks.push(format!("{}: that pod is gone", mount.point));
             }
-            None if !used.contains(mount.device.as_str()) => {
+            None if !used.contains(mount.archive.as_str()) => {
                 leaks.push(format!("{}: no pod uses it", mount.point));
             }
             _ => {}

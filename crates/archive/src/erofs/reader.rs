@@ -162,6 +162,11 @@ impl<B: AsRef<[u8]>> Image<B> {
         }
     }
 
+    /// The image's UUID, which follows from all of its bytes: images with the same have the same node numbers.
+    pub fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
     /// The root directory.
     pub fn root(&self) -> Nid {
         self.root

@@ -9,7 +9,7 @@ mod served;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,10 +17,9 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use clip_crds::Prefetch;
+use clip_csi_node::datagram;
 use clip_csi_node::profiles::ProfileFiles;
-use clip_csi_node::wire::{
-    self, CacheCounts, Command, Login, Outcome, Reason, Refusal, Reply, Request, Secret, Summary,
-};
+use clip_csi_node::wire::{CacheCounts, Command, Outcome, Reason, Refusal, Reply, Request, Secret};
 use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, parse_bytes};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
@@ -28,7 +27,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use tokio::runtime::Handle;
 
-use crate::served::Served;
+use crate::served::{Served, Wanted};
 
 /// The data process of Clip's CSI node plugin; clip-csi-node starts it.
 #[derive(Debug, Parser)]
@@ -154,11 +153,17 @@ struct Server {
     served: Mutex<HashMap<Digest, Arc<Served>>>,
 }
 
+fn refused(refusal: Refusal) -> Outcome {
+    let Refusal { reason, message } = &refusal;
+    tracing::error!(?reason, message, "request refused");
+    Outcome::Error(refusal)
+}
+
 /// Takes requests until control is gone. Each is worked on by a thread of its own, so that opening a large archive holds
 /// up no other.
 fn answer_requests(server: &Arc<Server>) -> anyhow::Result<()> {
     while let Some((json, descriptor)) =
-        wire::receive(&server.control).context("control's socket failed")?
+        datagram::receive(&server.control).context("control's socket failed")?
     {
         let request: Request =
             serde_json::from_slice(&json).context("control sent what is no request")?;
@@ -180,7 +185,16 @@ impl Server {
                 archive,
                 archive_digest,
                 login,
-            } => self.serve(id, &archive, archive_digest, login, descriptor),
+                resume,
+            } => {
+                let wanted = Wanted {
+                    archive,
+                    digest: archive_digest,
+                    login,
+                    resume,
+                };
+                self.serve(id, wanted, descriptor);
+            }
             Command::Prefetch {
                 archive_digest,
                 prefetch,
@@ -207,23 +221,18 @@ impl Server {
     }
 
     /// Answers when the tree can be read, and returns when it is unmounted everywhere.
-    fn serve(
-        &self,
-        id: u64,
-        archive: &Path,
-        digest: Digest,
-        login: Login,
-        descriptor: Option<OwnedFd>,
-    ) {
-        let started = Served::start(&self.node, archive, digest.clone(), login, descriptor);
-        let (served, session) = match started {
+    fn serve(&self, id: u64, wanted: Wanted, descriptor: Option<OwnedFd>) {
+        let (digest, is_start) = (wanted.digest.clone(), wanted.resume.is_none());
+        let (served, session) = match Served::start(&self.node, wanted, descriptor) {
             Ok(started) => started,
-            Err(refusal) => return self.reply(id, Err(refusal)),
+            Err(refusal) => return self.send(id, refused(refusal)),
         };
         let served = Arc::new(served);
         self.served().insert(digest.clone(), served.clone());
-        self.record_start(&served, &digest);
-        self.reply(id, Ok(served.summary()));
+        if is_start {
+            self.record_start(&served, &digest);
+        }
+        self.send(id, Outcome::Serving(served.serving()));
         served.wait(session);
         let mut all = self.served();
         if all
@@ -253,11 +262,11 @@ impl Server {
         });
     }
 
-    fn fetch_ahead(&self, archive: &Digest, prefetch: Prefetch) -> Result<Summary, Refusal> {
+    fn fetch_ahead(&self, archive: &Digest, prefetch: Prefetch) -> Result<(), Refusal> {
         let served = self.find(archive)?;
         let profile = self.profiles.published(archive);
         served.fetch_ahead(prefetch, &profile, &self.runtime);
-        Ok(served.summary())
+        Ok(())
     }
 
     fn find(&self, archive: &Digest) -> Result<Arc<Served>, Refusal> {
@@ -268,27 +277,17 @@ impl Server {
         })
     }
 
-    fn renew(&self, archive: &Digest, docker_config: Secret) -> Result<Summary, Refusal> {
-        let served = self.find(archive)?;
-        served.renew_credentials(docker_config)?;
-        Ok(served.summary())
+    fn renew(&self, archive: &Digest, docker_config: Secret) -> Result<(), Refusal> {
+        self.find(archive)?.renew_credentials(docker_config)
     }
 
-    fn reply(&self, id: u64, result: Result<Summary, Refusal>) {
-        let outcome = match result {
-            Ok(summary) => Outcome::Ok(summary),
-            Err(refusal) => {
-                let Refusal { reason, message } = &refusal;
-                tracing::error!(?reason, message, "request refused");
-                Outcome::Error(refusal)
-            }
-        };
-        self.send(id, outcome);
+    fn reply(&self, id: u64, result: Result<(), Refusal>) {
+        self.send(id, result.map_or_else(refused, |()| Outcome::Ok {}));
     }
 
     fn send(&self, id: u64, outcome: Outcome) {
         let reply = serde_json::to_vec(&Reply { id, outcome }).expect("plain data becomes JSON");
-        if let Err(error) = wire::send(&self.control, &reply) {
+        if let Err(error) = datagram::send(&self.control, &reply, None) {
             // Control is gone; the main thread sees that too.
             tracing::warn!(%error, "cannot answer control");
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clip_crds::Prefetch;
-use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Summary};
+use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Serving, Summary};
 use clip_engine::{
     FetchAhead, Layout, Node, OpenImageError, OpenedImage, Session, StartProfile, StateDir,
 };
@@ -24,37 +24,49 @@ pub struct Served {
     recording: Mutex<Option<PathBuf>>,
 }
 
+/// What control wants to be served.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The archive's file.
+    pub archive: PathBuf,
+    /// Its digest.
+    pub digest: Digest,
+    /// Credentials for the image's registry.
+    pub login: Login,
+    /// The tree with which the connection was begun, if this is not its first server.
+    pub resume: Option<String>,
+}
+
 impl Served {
-    /// Opens the archive and begins to serve it. When this returns, the tree can be read.
+    /// Opens the archive and begins, or goes on, to serve it. When this returns, the tree can be read.
     pub fn start(
         node: &Node,
-        archive: &Path,
-        digest: Digest,
-        login: Login,
+        wanted: Wanted,
         connection: Option<OwnedFd>,
     ) -> Result<(Served, Session), Refusal> {
-        let internal = |message: String| Refusal {
+        let Wanted {
+            archive,
+            digest,
+            login,
+            resume,
+        } = wanted;
+        let connection = connection.ok_or_else(|| Refusal {
             reason: Reason::Internal,
-            message,
-        };
-        let connection =
-            connection.ok_or_else(|| internal("control sent no FUSE descriptor".to_owned()))?;
+            message: "control sent no FUSE descriptor".to_owned(),
+        })?;
         let awaits_credentials = login == Login::ToCome;
         let credentials = match login {
             Login::Anonymous | Login::ToCome => None,
             Login::DockerConfigJson(secret) => Some(credentials(secret)),
         };
-        let image = node.open_image(archive, credentials).map_err(refusal)?;
+        let image = node.open_image(&archive, credentials).map_err(refusal)?;
         if awaits_credentials {
             image.expect_credentials();
         }
-        let session = node
-            .serve(image.fs.clone(), connection, Layout::TreeAndBlobs)
-            .map_err(|error| {
-                internal(format!(
-                    "the kernel does not accept the FUSE connection: {error}"
-                ))
-            })?;
+        let session = match resume {
+            None => begin(node, &image, connection)?,
+            Some(tree) => go_on(node, &image, connection, &tree)?,
+        };
         tracing::info!(archive = %digest, image = image.fs.info().name, "serving");
         let served = Served {
             digest,
@@ -110,11 +122,17 @@ impl Served {
         }
     }
 
-    /// The image's size.
-    pub fn summary(&self) -> Summary {
-        Summary {
-            files: self.image.fs.tree().inode_count(),
-            bytes: self.image.fs.info().unpacked_bytes,
+    /// What control has to know of it.
+    pub fn serving(&self) -> Serving {
+        let fs = &self.image.fs;
+        Serving {
+            summary: Summary {
+                files: fs.tree().inode_count(),
+                bytes: fs.info().unpacked_bytes,
+            },
+            layers: u16::try_from(fs.layers().len()).expect("EROFS has 16 bits for devices"),
+            tree: self.image.tree.clone(),
+            tree_id: tree_id(&self.image),
         }
     }
 
@@ -129,6 +147,44 @@ impl Served {
             Err(error) => tracing::warn!(%archive, %error, "the connection ended with an error"),
         }
     }
+}
+
+/// Answers the kernel's INIT and everything after it.
+fn begin(node: &Node, image: &OpenedImage, connection: OwnedFd) -> Result<Session, Refusal> {
+    let session = node.serve(image.fs.clone(), connection, Layout::TreeAndBlobs);
+    session.map_err(|error| Refusal {
+        reason: Reason::Internal,
+        message: format!("the kernel does not accept the FUSE connection: {error}"),
+    })
+}
+
+/// Takes the place of a server that is gone. The kernel knows that one's node numbers, so the tree must be the same; that
+/// of another version of Clip may not be.
+fn go_on(
+    node: &Node,
+    image: &OpenedImage,
+    connection: OwnedFd,
+    tree: &str,
+) -> Result<Session, Refusal> {
+    let cannot = |message: String| Refusal {
+        reason: Reason::CannotResume,
+        message,
+    };
+    if tree_id(image) != tree {
+        return Err(cannot(
+            "the connection was begun with another tree".to_owned(),
+        ));
+    }
+    let session = node.resume(image.fs.clone(), connection, Layout::TreeAndBlobs);
+    session.map_err(|error| {
+        cannot(format!(
+            "the kernel does not let the connection go on: {error}"
+        ))
+    })
+}
+
+fn tree_id(image: &OpenedImage) -> String {
+    format!("{:032x}", u128::from_be_bytes(image.fs.tree().uuid()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
