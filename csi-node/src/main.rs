@@ -73,7 +73,8 @@ async fn main() -> anyhow::Result<()> {
         let keeper = keeper.clone();
         tokio::task::spawn_blocking(move || custody::take(&keeper)).await?
     };
-    let serve = ServeProcess::start(serve_program(&args)?).context("cannot start clip-serve")?;
+    let serve =
+        ServeProcess::start(serve_program(&args, &places)?).context("cannot start clip-serve")?;
     let custody = Custody::start(keeper).context("cannot start a thread")?;
     let mounts = Mounts::new(
         places.mounts.clone(),
@@ -130,7 +131,7 @@ async fn stopped(mut stopping: watch::Receiver<bool>, after: Duration) {
 }
 
 /// `clip-serve` lies beside this program.
-fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
+fn serve_program(args: &Args, places: &Places) -> anyhow::Result<ServeProgram> {
     let path = std::env::current_exe()
         .context("cannot find out where this program is")?
         .with_file_name("clip-serve");
@@ -156,6 +157,10 @@ fn serve_program(args: &Args) -> anyhow::Result<ServeProgram> {
             .iter()
             .map(|dir| format!("--hosts-dir={}", dir.display())),
     );
+    // Kubelet makes the second one, when it has its first pod at the latest.
+    let pods = places.kubelet.join("pods");
+    std::fs::create_dir_all(&pods).with_context(|| format!("cannot create {}", pods.display()))?;
+    arguments.extend([&places.mounts, &pods].map(|dir| format!("--hide={}", dir.display())));
     if args.verbose {
         arguments.push("--verbose".to_owned());
     }

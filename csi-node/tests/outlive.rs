@@ -286,3 +286,39 @@ fn only_what_the_engine_says_is_mounted() {
         assert_eq!(found, types, "{engine}");
     }
 }
+
+/// Killed while it waited for itself, it could not end.
+#[test]
+fn the_server_cannot_see_what_it_serves() {
+    for engine in ENGINES {
+        let mut scene = kept(engine);
+        let target = scene.target("one");
+        let seen_by = |pid: u32, path: &Path| {
+            let path = path.strip_prefix("/").unwrap();
+            Path::new(&format!("/proc/{pid}/root")).join(path).exists()
+        };
+        scene.publish(&target, DATA).unwrap();
+        let look = |scene: &Scene| {
+            let server = scene.serve_pid().unwrap();
+            for mount in scene.mounts() {
+                assert!(seen_by(scene.pid(), &mount.point), "{mount:?}");
+                assert!(!seen_by(server, &mount.point), "{mount:?}");
+            }
+            assert!(seen_by(server, &scene.path("state/trees")));
+        };
+        look(&scene);
+        // Nor what was there before it.
+        kill(scene.serve_pid().unwrap(), Signal::SIGKILL);
+        assert!(fs::read(target.join("srv/0")).unwrap() == part(0));
+        look(&scene);
+        scene.stop(Signal::SIGKILL);
+        scene.start();
+        assert!(fs::read(target.join("srv/7")).unwrap() == part(7));
+        look(&scene);
+        // Its view holds nothing back.
+        scene.unpublish(&target).unwrap();
+        scene.assert_nothing_left();
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", scene.serve_pid().unwrap()));
+        assert!(!mounts.unwrap().contains("clip:"));
+    }
+}

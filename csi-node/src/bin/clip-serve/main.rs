@@ -4,9 +4,11 @@
 //! (`clip_csi_node::wire`). It mounts nothing and **never looks into a mount of its own**: a thread that waits for itself
 //! could not even be killed. It ends when control does, and every connection with it.
 
+mod own_view;
 mod served;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -66,6 +68,10 @@ struct Args {
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     record_start: u64,
 
+    /// A folder in which Clip mounts, to be hidden from this process; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    hide: Vec<PathBuf>,
+
     /// How log lines look: text or json.
     #[arg(long, default_value_t, value_name = "FORMAT")]
     log_format: Format,
@@ -81,20 +87,20 @@ fn main() -> ExitCode {
         Verbosity::verbose_if(args.verbose, Verbosity::Normal),
         args.log_format,
     );
-    match run(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let error = match run(args) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    tracing::error!("{error:#}");
+    ExitCode::FAILURE
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn run(args: Args) -> anyhow::Result<Infallible> {
     // Control's end closes the socket, which ends `answer_requests`; this covers a control that is killed while
     // somebody else still holds the socket.
     set_parent_process_death_signal(Some(Signal::KILL))
         .context("cannot ask for the parent-death signal")?;
+    own_view::hide(&args.hide)?;
     let control = io::stdin()
         .as_fd()
         .try_clone_to_owned()
@@ -159,9 +165,9 @@ fn refused(refusal: Refusal) -> Outcome {
     Outcome::Error(refusal)
 }
 
-/// Takes requests until control is gone. Each is worked on by a thread of its own, so that opening a large archive holds
-/// up no other.
-fn answer_requests(server: &Arc<Server>) -> anyhow::Result<()> {
+/// Takes requests until control is gone, which ends this process. Each is worked on by a thread of its own, so that opening
+/// a large archive holds up no other.
+fn answer_requests(server: &Arc<Server>) -> anyhow::Result<Infallible> {
     while let Some((json, descriptor)) =
         datagram::receive(&server.control).context("control's socket failed")?
     {
@@ -174,7 +180,9 @@ fn answer_requests(server: &Arc<Server>) -> anyhow::Result<()> {
             .context("cannot start a thread for a request")?;
     }
     tracing::info!("control is gone");
-    Ok(())
+    // At once, without tidying up: who drops a read that is under way answers it with an error. The next server is asked
+    // for it again.
+    std::process::exit(0);
 }
 
 impl Server {
