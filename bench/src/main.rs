@@ -10,8 +10,11 @@ mod containerd;
 mod index;
 mod many_files;
 mod mounted;
+mod node_plugin;
 mod peers;
+mod publish;
 mod relay;
+mod restart;
 mod rows;
 mod run;
 mod start;
@@ -33,20 +36,32 @@ struct Args {
     /// Write all rows to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Be one of the programs that notice a restart.
+    #[arg(long, hide = true, requires = "tree")]
+    notice: Option<String>,
+    #[arg(long, hide = true)]
+    tree: Option<PathBuf>,
+    #[arg(long, hide = true, default_value_t = 0)]
+    seed: u64,
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 6] = [
+const BENCHES: [(&str, Bench); 8] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("many-files", many_files::run),
     ("cold-read", cold_read::run),
     ("start", start::run),
     ("warm", warm::run),
+    ("publish", publish::run),
+    ("restart", restart::run),
 ];
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let (Some(kind), Some(tree)) = (&args.notice, &args.tree) {
+        return restart::notice(kind, tree, args.seed);
+    }
     let wanted = |name: &str| args.name.as_deref().is_none_or(|only| only == name);
     if !BENCHES.iter().any(|(name, _)| wanted(name)) {
         let names: Vec<_> = BENCHES.iter().map(|(name, _)| *name).collect();

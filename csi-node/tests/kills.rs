@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 const PATIENCE: Duration = Duration::from_secs(60);
 const PODS: usize = 3;
 
+/// docs/semantics.md: "The death of a process of Clip's fails no read of a pod's volume".
 #[test]
 fn s11_whatever_is_killed_whenever_no_read_fails_and_nothing_is_left() {
     let kills: u32 = std::env::var("CLIP_KILLS").map_or(50, |text| text.parse().unwrap());

@@ -1,0 +1,249 @@
+//! The node plugin with its keeper, as on a node of a cluster, without the cluster: archives come from a folder.
+
+use anyhow::{Context, Result, ensure};
+use clip_csi_node::csi::v1::{
+    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
+    identity_client::IdentityClient,
+    node_client::NodeClient,
+    volume_capability::{AccessType, MountVolume},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a process may take to be there, or a request to be answered.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See the module. Everything is gone when it is dropped.
+#[derive(Debug)]
+pub struct NodePlugin {
+    dir: TempDir,
+    engine: &'static str,
+    plugin: Child,
+    keeper: Child,
+    runtime: Runtime,
+}
+
+impl NodePlugin {
+    /// Starts both in `scratch`. `archives` holds `NAME.clip` for each image NAME that will be published.
+    pub fn start(scratch: &Path, archives: &Path, engine: &'static str) -> Result<Self> {
+        let dir = tempfile::tempdir_in(scratch)?;
+        std::fs::create_dir_all(dir.path().join("kubelet/plugins/csi.clip.dev"))?;
+        std::os::unix::fs::symlink(archives, dir.path().join("archives"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let keeper = start_keeper(dir.path())?;
+        let plugin = start_plugin(dir.path(), engine)?;
+        let node = Self {
+            dir,
+            engine,
+            plugin,
+            keeper,
+            runtime,
+        };
+        node.wait()?;
+        Ok(node)
+    }
+
+    /// Where the volume of `pod` is.
+    pub fn target(&self, pod: &str) -> PathBuf {
+        let pods = self.dir.path().join("kubelet/pods");
+        pods.join(pod).join("volumes/kubernetes.io~csi/data/mount")
+    }
+
+    /// Publishes `image` for `pod`, and says how long that took.
+    pub fn publish(&self, image: &str, pod: &str) -> Result<Duration> {
+        let target = self.target(pod);
+        std::fs::create_dir_all(target.parent().context("it has a parent")?)?;
+        let context = [
+            ("clipImage", image),
+            ("csi.storage.k8s.io/ephemeral", "true"),
+            ("csi.storage.k8s.io/pod.name", pod),
+            ("csi.storage.k8s.io/pod.namespace", "bench"),
+        ];
+        let request = NodePublishVolumeRequest {
+            volume_id: format!("csi-{pod}"),
+            target_path: target.to_str().context("UTF-8")?.to_owned(),
+            volume_capability: Some(VolumeCapability {
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+                access_mode: None,
+            }),
+            readonly: true,
+            volume_context: HashMap::from(
+                context.map(|(key, value)| (key.to_owned(), value.to_owned())),
+            ),
+            ..Default::default()
+        };
+        self.runtime.block_on(async {
+            let mut node = NodeClient::new(self.connect().await?);
+            let begun = Instant::now();
+            node.node_publish_volume(request).await?;
+            Ok(begun.elapsed())
+        })
+    }
+
+    /// Takes it away, and says how long that took.
+    pub fn unpublish(&self, pod: &str) -> Result<Duration> {
+        let request = NodeUnpublishVolumeRequest {
+            volume_id: format!("csi-{pod}"),
+            target_path: self.target(pod).to_str().context("UTF-8")?.to_owned(),
+        };
+        self.runtime.block_on(async {
+            let mut node = NodeClient::new(self.connect().await?);
+            let begun = Instant::now();
+            node.node_unpublish_volume(request).await?;
+            Ok(begun.elapsed())
+        })
+    }
+
+    /// Kills `clip-serve`.
+    pub fn kill_server(&self) -> Result<()> {
+        Ok(kill_process(pid(self.server()?)?, Signal::KILL)?)
+    }
+
+    /// Kills the plugin and starts another.
+    pub fn kill_plugin(&mut self) -> Result<()> {
+        self.plugin.kill()?;
+        self.plugin.wait()?;
+        self.plugin = start_plugin(self.dir.path(), self.engine)?;
+        self.wait()
+    }
+
+    /// Starts another plugin, which stands by, and tells the old one to stop.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let next = start_plugin(self.dir.path(), self.engine)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let mut old = std::mem::replace(&mut self.plugin, next);
+        kill_process(pid(old.id())?, Signal::TERM)?;
+        old.wait()?;
+        self.wait()
+    }
+
+    /// Kills the keeper and starts another.
+    pub fn kill_keeper(&mut self) -> Result<()> {
+        self.keeper.kill()?;
+        self.keeper.wait()?;
+        self.keeper = start_keeper(self.dir.path())?;
+        Ok(())
+    }
+
+    /// Resident memory of plugin and server, and of the keeper, in bytes (proc_pid_status(5)).
+    pub fn memory(&self) -> Result<(f64, f64)> {
+        let plugin = resident(self.plugin.id())? + resident(self.server()?)?;
+        Ok((plugin, resident(self.keeper.id())?))
+    }
+
+    /// The server is a child of one of the plugin's threads.
+    fn server(&self) -> Result<u32> {
+        let begun = Instant::now();
+        let tasks = format!("/proc/{}/task", self.plugin.id());
+        loop {
+            for task in std::fs::read_dir(&tasks)?.flatten() {
+                let children = std::fs::read_to_string(task.path().join("children"));
+                if let Some(child) = children.unwrap_or_default().split_whitespace().next() {
+                    return Ok(child.parse()?);
+                }
+            }
+            ensure!(begun.elapsed() < PATIENCE, "no clip-serve runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel> {
+        let socket = self
+            .dir
+            .path()
+            .join("kubelet/plugins/csi.clip.dev/csi.sock");
+        let endpoint = Endpoint::try_from(format!("unix://{}", socket.display()))?;
+        Ok(endpoint.connect().await?)
+    }
+
+    fn wait(&self) -> Result<()> {
+        let begun = Instant::now();
+        let probe = async || {
+            let mut identity = IdentityClient::new(self.connect().await?);
+            anyhow::Ok(identity.probe(ProbeRequest {}).await?)
+        };
+        while self.runtime.block_on(probe()).is_err() {
+            ensure!(
+                begun.elapsed() < PATIENCE,
+                "the plugin does not answer: {}",
+                std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for NodePlugin {
+    fn drop(&mut self) {
+        for process in [&mut self.plugin, &mut self.keeper] {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        // What a bench that failed left mounted.
+        let here = self.dir.path().display().to_string();
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        for point in points.filter(|point| point.starts_with(&here)).rev() {
+            let _ = Command::new("umount").args(["-l", point]).status();
+        }
+    }
+}
+
+fn start_plugin(dir: &Path, engine: &str) -> Result<Child> {
+    let option = |name: &str, path: &str| format!("--{name}={}", dir.join(path).display());
+    program("clip-csi-node", dir)?
+        .args(["--node-name=bench", "--metrics-listen=127.0.0.1:0"])
+        .arg(format!("--engine={engine}"))
+        // The bench's own reads are no start to record.
+        .arg("--record-start=0")
+        .arg(option("kubelet-dir", "kubelet"))
+        .arg(option("state-dir", "state"))
+        .arg(option("clipimages-from", "archives"))
+        .spawn()
+        .context("clip-csi-node")
+}
+
+fn start_keeper(dir: &Path) -> Result<Child> {
+    let socket = dir.join("kubelet/plugins/csi.clip.dev/keeper.sock");
+    program("clip-keeper", dir)?
+        .arg(format!("--socket={}", socket.display()))
+        .spawn()
+        .context("clip-keeper")
+}
+
+/// A program of the release build.
+fn program(name: &str, dir: &Path) -> Result<Command> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))?;
+    let mut command = Command::new(std::env::current_exe()?.with_file_name(name));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    Ok(command)
+}
+
+fn pid(id: u32) -> Result<Pid> {
+    Pid::from_raw(id as i32).context("a process has a number")
+}
+
+fn resident(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.context("VmRSS")?.trim().trim_end_matches(" kB");
+    Ok(kib.parse::<f64>()? * 1024.0)
+}
