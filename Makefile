@@ -20,6 +20,7 @@ demo-stop: ## Stop what `make demo` started
 test: setup lint unit fuzz oracle-share e2e ## Everything that must pass before a commit
 .PHONY: nightly
 nightly: export CLIP_SOAK_SECONDS = 1200
+nightly: export CLIP_KILLS = 1000
 nightly: setup lint unit fuzz-long oracle-long e2e ## The same with hours of fuzzing, made-up layers and faults
 
 .PHONY: setup

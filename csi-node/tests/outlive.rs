@@ -189,6 +189,23 @@ fn a_new_keeper_is_given_everything() {
     });
 }
 
+/// Pods have process numbers of their own, so the keeper cannot know its client by one.
+#[test]
+fn a_client_in_another_pod_is_answered() {
+    let scene = kept("auto");
+    let check = Command::new("unshare")
+        .args([
+            "--pid",
+            "--fork",
+            env!("CARGO_BIN_EXE_clip-keeper"),
+            "--check",
+        ])
+        .arg(format!("--socket={}", scene.keeper_socket().display()))
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{check:?}");
+}
+
 #[test]
 fn keeper_and_plugin_both_dead_is_an_error_and_mends() {
     for engine in ENGINES {

@@ -13,8 +13,8 @@ use crate::node::{self, kill, mount_of, nothing_leaks, process, uid};
 const WATCH: &str = "n=0; while :; do n=$((n + 1)); ls /image/etc/nobody-$n 2>/tmp/why; \
     grep -q 'No such file' /tmp/why && echo alive || cat /tmp/why; sleep 0.3; done";
 
-/// Reads a file that nobody read before at each turn, and ends when a read fails.
-const READ_ALL: &str = "find /image/usr/share /image/usr/lib -type f | while read -r file; do \
+/// Reads a file somewhere in the image at each turn, so that read-ahead does not help, and ends when a read fails.
+const READ_ALL: &str = "find /image/usr/share /image/usr/lib -type f | shuf | while read -r file; do \
     cat \"$file\" >/dev/null || exit 1; echo alive; sleep 0.1; done";
 
 #[test]
