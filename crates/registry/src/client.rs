@@ -66,6 +66,8 @@ pub(crate) struct Request<'a> {
     pub repeatable: bool,
     /// The registry whose mirror is asked.
     pub mirrored: Option<&'a str>,
+    /// Only the registry itself shall say it.
+    pub past_mirrors: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ impl<'a> Request<'a> {
             target: repository.to_string(),
             repeatable: true,
             mirrored: None,
+            past_mirrors: false,
         }
     }
 
@@ -103,7 +106,8 @@ impl<'a> Request<'a> {
             Some(("manifests" | "blobs", _)) => mirror.pull,
             _ => false,
         };
-        self.method == Method::GET && self.access == Access::Pull && has_it
+        let is_read = self.method == Method::GET && self.access == Access::Pull;
+        is_read && has_it && !self.past_mirrors
     }
 }
 
@@ -187,19 +191,19 @@ impl Client {
         self.send_to(request, hosts.server.as_deref()).await
     }
 
-    /// A mirror's answer, if it has what is asked for. It is asked once, and rests if it is in no state to answer.
+    /// A mirror's answer, if it has what is asked for. It is asked once, and rests if it gives none.
     async fn ask_mirror(&self, request: &Request<'_>, mirror: &Arc<Host>) -> Option<Answer> {
-        if mirror.is_resting() {
+        if mirror.rests_for(request.repository) {
             return None;
         }
         let there = mirror.repository(request.repository)?;
-        let request = Request {
+        let there = Request {
             repository: &there,
             mirrored: Some(request.repository.registry()),
             repeatable: false,
             ..request.clone()
         };
-        match self.send_to(&request, Some(mirror)).await {
+        match self.send_to(&there, Some(mirror)).await {
             Ok(answer) if answer.response.status().is_success() => Some(Answer {
                 // Signed addresses of a mirror's store are not kept: it is asked again, and may rest by then.
                 redirected_to: None,
@@ -211,7 +215,7 @@ impl Client {
                 None
             }
             Err(error) => {
-                mirror.rest(&error.to_string());
+                mirror.failed(request.repository, &error);
                 None
             }
         }

@@ -224,6 +224,18 @@ impl RequestError {
         )
     }
 
+    /// Whether it speaks of the repository and of who asks for it, and not of the host's state.
+    pub(crate) fn is_about_access(&self) -> bool {
+        match self {
+            RequestError::Unauthorized { .. }
+            | RequestError::Forbidden { .. }
+            | RequestError::Credentials(_) => true,
+            // Of a store to which the host sent us on; some (S3) answer so for what they do not have.
+            RequestError::Status { status, .. } => matches!(status, 401 | 403),
+            RequestError::Unreachable { .. } | RequestError::RateLimited { .. } => false,
+        }
+    }
+
     /// The word for a condition or event.
     pub fn reason(&self) -> &'static str {
         match self {

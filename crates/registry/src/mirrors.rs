@@ -3,8 +3,11 @@
 //! Mirrors only give out what is checked by its digest anyway, and tags where they may (`resolve`). `HEAD` and pushes go to
 //! the registry itself: whether somebody may read an image is for it to say, not for a mirror.
 //!
-//! A mirror that does not answer, or breaks off, rests: at first for [`FIRST_REST`], each time longer. One that has not the
-//! blob is passed over this time. Whatever a mirror does, the registry itself is asked in the end.
+//! A mirror that does not answer, or breaks off, rests, each time longer; one that refuses rests for that repository
+//! (`rest.rs`). One that has not the blob is passed over this time. What turns out to be wrong only later, by a digest, may
+//! as well be the archive's fault: then it is the reader that passes over all mirrors for a while, not everybody
+//! ([`BlobSource::distrust_mirrors`](crate::BlobSource::distrust_mirrors)). Whatever a mirror does, the registry itself is
+//! asked in the end.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,21 +17,18 @@ use std::time::{Duration, Instant, SystemTime};
 use reqwest::Url;
 use reqwest::header::HeaderMap;
 
-use crate::error::ClientError;
+use crate::error::{ClientError, RequestError};
 use crate::hosts_toml::{self, HostEntry};
 use crate::http::{Http, authority};
 use crate::options::ClientOptions;
 use crate::reference::Repository;
+use crate::rest::Rests;
 
 /// Changes of a `hosts.toml` hold after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A mirror is near: who does not answer by then is slower than the registry itself.
 const MIRROR_CONNECT: Duration = Duration::from_secs(3);
 const MIRROR_READ: Duration = Duration::from_secs(10);
-/// Long enough that a dead mirror costs one read in a hundred its time-out, short enough that one that restarts is used
-/// again soon.
-const FIRST_REST: Duration = Duration::from_secs(10);
-const LONGEST_REST: Duration = Duration::from_secs(300);
 
 /// The hosts of all registries.
 #[derive(Debug)]
@@ -60,13 +60,7 @@ pub(crate) struct Host {
     pub headers: HeaderMap,
     pub pull: bool,
     pub resolve: bool,
-    rest: Mutex<Rest>,
-}
-
-#[derive(Debug)]
-struct Rest {
-    until: Option<Instant>,
-    next: Duration,
+    rests: Rests,
 }
 
 impl Mirrors {
@@ -145,10 +139,7 @@ impl Mirrors {
             headers: entry.headers,
             pull: entry.pull,
             resolve: entry.resolve,
-            rest: Mutex::new(Rest {
-                until: None,
-                next: FIRST_REST,
-            }),
+            rests: Rests::default(),
         }))
     }
 }
@@ -166,22 +157,31 @@ impl Host {
         Repository::new(&authority(&self.api), original.name()).ok()
     }
 
-    pub(crate) fn is_resting(&self) -> bool {
-        let until = lock(&self.rest).until;
-        until.is_some_and(|until| Instant::now() < until)
+    /// Whether it is not to be asked for `repository` now.
+    pub(crate) fn rests_for(&self, repository: &Repository) -> bool {
+        self.rests.hold_for(repository.name(), Instant::now())
     }
 
-    /// It failed: not asked for a while.
+    /// It is in no state to answer: not asked for a while.
     pub(crate) fn rest(&self, cause: &str) {
-        let mut rest = lock(&self.rest);
-        tracing::warn!(mirror = %authority(&self.api), cause, "not asked for {} s", rest.next.as_secs());
-        rest.until = Some(Instant::now() + rest.next);
-        rest.next = (rest.next * 2).min(LONGEST_REST);
+        if let Some(rest) = self.rests.begin(Instant::now()) {
+            tracing::warn!(mirror = %authority(&self.api), cause, "not asked for {} s", rest.as_secs());
+        }
     }
 
-    /// It gave all of what it was asked for.
-    pub(crate) fn is_well(&self) {
-        lock(&self.rest).next = FIRST_REST;
+    /// It gave no useful answer to a request for `repository`.
+    pub(crate) fn failed(&self, repository: &Repository, error: &RequestError) {
+        if !error.is_about_access() {
+            return self.rest(&error.to_string());
+        }
+        if let Some(rest) = self.rests.begin_for(repository.name(), Instant::now()) {
+            tracing::warn!(mirror = %authority(&self.api), %error, "not asked for {} for {} s", repository.name(), rest.as_secs());
+        }
+    }
+
+    /// It gave all of what it was asked for in `repository`.
+    pub(crate) fn is_well(&self, repository: &Repository) {
+        self.rests.shorten(repository.name());
     }
 }
 

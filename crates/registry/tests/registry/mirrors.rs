@@ -2,7 +2,9 @@
 
 use super::amd64;
 use bytes::BytesMut;
-use clip_registry::{Client, ClientOptions, Credentials, FetchError, ImageSource, ResolvedImage};
+use clip_registry::{
+    BlobSource, Client, ClientOptions, Credentials, FetchError, ImageSource, ResolvedImage,
+};
 use clip_testkit::{
     images,
     layout::{self, Flaw, Layer},
@@ -62,7 +64,11 @@ impl Scene {
     }
 
     fn source(&self) -> ImageSource {
-        let reference = format!("{}/team/app:1", self.upstream.address());
+        self.source_of("team/app:1")
+    }
+
+    fn source_of(&self, image: &str) -> ImageSource {
+        let reference = format!("{}/{image}", self.upstream.address());
         reference.parse().unwrap()
     }
 
@@ -70,17 +76,48 @@ impl Scene {
         client.resolve(&self.source(), &amd64()).await.unwrap()
     }
 
+    /// The image under another name, in both registries.
+    async fn another(&self, client: &Client) -> ResolvedImage {
+        for registry in &self.registries {
+            images::push(&self.layout, registry, "team/other:1").unwrap();
+        }
+        let source = self.source_of("team/other:1");
+        client.resolve(&source, &amd64()).await.unwrap()
+    }
+
+    fn layer(&self, image: &ResolvedImage) -> Vec<u8> {
+        let hex = image.layers[0].digest.hex();
+        std::fs::read(self.layout.join("blobs/sha256").join(hex)).unwrap()
+    }
+
     /// Reads the layer's middle and compares it.
     async fn read(&self, client: &Client, image: &ResolvedImage) -> Result<(), FetchError> {
+        self.read_from(&client.blobs(image), image).await
+    }
+
+    async fn read_from(&self, blobs: &BlobSource, image: &ResolvedImage) -> Result<(), FetchError> {
         let digest = &image.layers[0].digest;
-        let whole = std::fs::read(self.layout.join("blobs/sha256").join(digest.hex())).unwrap();
-        let stream = client
-            .blobs(image)
-            .range(digest, 500_000..1_500_000)
-            .await?;
+        let stream = blobs.range(digest, 500_000..1_500_000).await?;
         let found: BytesMut = stream.try_collect().await?;
-        assert!(found == whole[500_000..1_500_000], "wrong bytes");
+        assert!(
+            found == self.layer(image)[500_000..1_500_000],
+            "wrong bytes"
+        );
         Ok(())
+    }
+}
+
+/// Requests that name `repository`.
+fn asked_for(proxy: &Proxy, repository: &str) -> usize {
+    let asked = proxy.asked();
+    let path = format!("/v2/{repository}/");
+    asked.iter().filter(|a| a.path.starts_with(&path)).count()
+}
+
+fn answer(status: u16) -> Mood {
+    Mood::Answer {
+        status,
+        retry_after: None,
     }
 }
 
@@ -138,10 +175,6 @@ async fn only_the_registry_itself_is_asked_for_tags_and_rights_where_it_says_so(
 
 #[tokio::test]
 async fn whatever_a_mirror_does_the_registry_gives_the_bytes() {
-    let answer = |status| Mood::Answer {
-        status,
-        retry_after: None,
-    };
     for mood in [
         Mood::HangUp,
         Mood::Silent,
@@ -174,6 +207,82 @@ async fn whatever_a_mirror_does_the_registry_gives_the_bytes() {
             _ => assert!(asked <= 1, "it rests: {mood:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_mirror_that_refuses_one_image_goes_on_giving_the_others() {
+    for status in [401, 403] {
+        let scene = Scene::new();
+        let rule = Rule::always(answer(status)).below("/v2/team/app/");
+        scene.mirror.set_rules([rule]);
+        let client = scene.client();
+        let refused = scene.resolve(&client).await;
+        let other = scene.another(&client).await;
+        for _ in 0..2 {
+            scene.read(&client, &refused).await.unwrap();
+            scene.read(&client, &other).await.unwrap();
+        }
+        let asked = asked_for(&scene.mirror, "team/app");
+        assert_eq!(asked, 1, "{status}: it rests for this one");
+        assert_eq!(
+            scene.mirror.ranges().len(),
+            2,
+            "{status}: not for the other"
+        );
+        assert_eq!(asked_for(&scene.upstream, "team/other"), 0, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_fails_rests_for_all_images() {
+    for mood in [answer(429), answer(500), Mood::HangUp] {
+        let scene = Scene::new();
+        scene
+            .mirror
+            .set_rules([Rule::always(mood).below("/v2/team/app/")]);
+        let client = scene.client();
+        let failed = scene.resolve(&client).await;
+        let other = scene.another(&client).await;
+        scene.read(&client, &failed).await.unwrap();
+        scene.read(&client, &other).await.unwrap();
+        assert_eq!(asked_for(&scene.mirror, "team/other"), 0, "{mood:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_got_wrong_content_passes_over_mirrors_and_others_do_not() {
+    let scene = Scene::new();
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    let (deceived, other) = (client.blobs(&image), client.blobs(&image));
+    deceived.distrust_mirrors();
+    for read in 1..=2 {
+        scene.read_from(&deceived.clone(), &image).await.unwrap();
+        assert_eq!(scene.upstream.ranges().len(), read);
+        assert!(scene.mirror.ranges().is_empty());
+    }
+    scene.read_from(&other, &image).await.unwrap();
+    assert_eq!(scene.mirror.ranges().len(), 1);
+}
+
+#[tokio::test]
+async fn who_wants_more_than_a_blob_has_gets_it_from_nobody_and_harms_no_mirror() {
+    let scene = Scene::new();
+    let client = scene.client();
+    let image = scene.resolve(&client).await;
+    let (digest, length) = (&image.layers[0].digest, scene.layer(&image).len() as u64);
+    let beyond = client.blobs(&image).range(digest, 0..length + 1).await;
+    assert!(
+        matches!(beyond, Err(FetchError::OutOfRange { .. })),
+        "{beyond:?}"
+    );
+    assert_eq!(scene.upstream.ranges().len(), 1, "it has the last word");
+    scene.read(&client, &image).await.unwrap();
+    assert_eq!(
+        scene.upstream.ranges().len(),
+        1,
+        "the mirror is asked again"
+    );
 }
 
 #[tokio::test]
