@@ -64,7 +64,7 @@ pub(crate) struct Request<'a> {
     pub target: String,
     /// Whether it may be sent again when it is unknown what became of it.
     pub repeatable: bool,
-    /// The registry whose mirror is asked.
+    /// The registry in whose place another host is asked.
     pub mirrored: Option<&'a str>,
     /// Only the registry itself shall say it.
     pub past_mirrors: bool,
@@ -188,7 +188,26 @@ impl Client {
                 return Ok(answer);
             }
         }
-        self.send_to(request, hosts.server.as_deref()).await
+        match &hosts.server {
+            Some(server) => self.ask_server(request, server).await,
+            None => self.send_to(request, None).await,
+        }
+    }
+
+    /// The answer of the host that stands for the registry.
+    async fn ask_server(
+        &self,
+        request: &Request<'_>,
+        server: &Host,
+    ) -> Result<Answer, RequestError> {
+        let there = server.repository(request.repository);
+        let registry = request.repository.registry();
+        let request = Request {
+            repository: &there,
+            mirrored: (there != *request.repository).then_some(registry),
+            ..request.clone()
+        };
+        self.send_to(&request, Some(server)).await
     }
 
     /// A mirror's answer, if it has what is asked for. It is asked once, and rests if it gives none.
@@ -196,9 +215,8 @@ impl Client {
         if mirror.rests_for(request.repository) {
             return None;
         }
-        let there = mirror.repository(request.repository)?;
         let there = Request {
-            repository: &there,
+            repository: &mirror.repository(request.repository),
             mirrored: Some(request.repository.registry()),
             repeatable: false,
             ..request.clone()
@@ -221,7 +239,8 @@ impl Client {
         }
     }
 
-    /// Sends `request` to one host; none is the registry itself.
+    /// Sends `request` to one host, with the credentials that are kept for its repository's registry; none is that registry
+    /// itself.
     async fn send_to(
         &self,
         request: &Request<'_>,

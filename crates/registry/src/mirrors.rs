@@ -151,10 +151,10 @@ fn found(dir: &Path, registry: &str) -> Option<(PathBuf, SystemTime)> {
 }
 
 impl Host {
-    /// The same repository there: credentials and tokens are looked up by this name. None if the host's name can be no
-    /// registry's.
-    pub(crate) fn repository(&self, original: &Repository) -> Option<Repository> {
-        Repository::new(&authority(&self.api), original.name()).ok()
+    /// The same repository there. Credentials and tokens are looked up by its name, so that a host is shown what is kept
+    /// for it, and never what is kept for the registry in whose place it is asked.
+    pub(crate) fn repository(&self, original: &Repository) -> Repository {
+        repository_at(&self.api, original)
     }
 
     /// Whether it is not to be asked for `repository` now.
@@ -185,6 +185,39 @@ impl Host {
     }
 }
 
+fn repository_at(api: &Url, original: &Repository) -> Repository {
+    let there = original.at(&authority(api));
+    // The registry itself may be written with the port that goes without saying.
+    let registry = Url::parse(&format!("{}://{}", api.scheme(), original.registry()));
+    match registry {
+        Ok(registry) if authority(&registry) == there.registry() => original.clone(),
+        _ => there,
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_known_by_its_own_name() {
+        for (host, registry, name) in [
+            ("https://registry-1.docker.io", "docker.io", "docker.io"),
+            ("https://registry-1.docker.io", "quay.io", "docker.io"),
+            ("https://mirror.internal", "docker.io", "mirror.internal"),
+            ("http://quay.io:5000", "quay.io", "quay.io:5000"),
+            ("https://quay.io", "quay.io:443", "quay.io:443"),
+            ("https://quay.io:443", "quay.io", "quay.io"),
+            ("http://my_mirror:5000", "quay.io", "my_mirror:5000"),
+            ("http://[::1]:5000", "quay.io", "[::1]:5000"),
+        ] {
+            let original = Repository::new(registry, "team/app").unwrap();
+            let there = repository_at(&host.parse().unwrap(), &original);
+            assert_eq!((there.registry(), there.name()), (name, "team/app"));
+        }
+    }
 }

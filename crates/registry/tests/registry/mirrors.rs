@@ -31,13 +31,30 @@ impl Scene {
         scene
     }
 
+    /// An image in both registries, which want alice's password.
+    fn private() -> Scene {
+        let [upstream, mirror] =
+            [(); 2].map(|()| TestRegistry::start_with_auth("alice", "secret").unwrap());
+        let scene = Scene::between(upstream, mirror);
+        for registry in &scene.registries {
+            let user = Some(("alice", "secret"));
+            images::push_as(&scene.layout, registry, "team/app:1", user).unwrap();
+        }
+        scene
+    }
+
     /// An image in the upstream registry only.
     fn with_mirror(mirror: TestRegistry) -> Scene {
+        let scene = Scene::between(TestRegistry::start().unwrap(), mirror);
+        images::push(&scene.layout, &scene.registries[0], "team/app:1").unwrap();
+        scene
+    }
+
+    /// An image on disk, and two registries.
+    fn between(upstream: TestRegistry, mirror: TestRegistry) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         let layer = Layer::new().file("noise", layout::noise(2 << 20, 9));
         let layout = layout::write(&dir.path().join("layout"), vec![layer], Flaw::None).unwrap();
-        let upstream = TestRegistry::start().unwrap();
-        images::push(&layout, &upstream, "team/app:1").unwrap();
         Scene {
             upstream: Proxy::before(upstream.address()).unwrap(),
             mirror: Proxy::before(mirror.address()).unwrap(),
@@ -54,8 +71,22 @@ impl Scene {
     }
 
     fn client(&self) -> Client {
+        self.client_with(Credentials::Anonymous)
+    }
+
+    /// A client with a docker configuration that has alice's password for these hosts.
+    fn alice_at(&self, hosts: &[&Proxy]) -> Client {
+        // base64("alice:secret")
+        let login = serde_json::json!({ "auth": "YWxpY2U6c2VjcmV0" });
+        let auths = hosts.iter().map(|host| (host.address(), login.clone()));
+        let auths: serde_json::Map<_, _> = auths.collect();
+        let config = serde_json::json!({ "auths": auths }).to_string();
+        self.client_with(Credentials::DockerConfigJson(vec![config]))
+    }
+
+    fn client_with(&self, credentials: Credentials) -> Client {
         let options = ClientOptions {
-            credentials: Credentials::Anonymous,
+            credentials,
             hosts_dir: Some(self.dir.path().join("hosts")),
             read_timeout: Duration::from_secs(2),
             ..ClientOptions::default()
@@ -105,6 +136,12 @@ impl Scene {
         );
         Ok(())
     }
+}
+
+/// Whether every request to the host came without a password.
+fn was_shown_nothing(host: &Proxy) -> bool {
+    let asked = host.asked();
+    !asked.is_empty() && asked.iter().all(|a| a.authorization.is_none())
 }
 
 /// Requests that name `repository`.
@@ -324,13 +361,60 @@ async fn a_mirror_with_a_certificate_of_its_own_needs_its_authority_or_no_check(
 }
 
 #[tokio::test]
+async fn a_mirror_is_shown_no_credentials_but_its_own() {
+    let scene = Scene::private();
+    scene.configure(&format!("[host.\"http://{}\"]", scene.mirror.address()));
+    let client = scene.alice_at(&[&scene.upstream]);
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    assert!(was_shown_nothing(&scene.mirror));
+    scene.upstream.forget();
+    let client = scene.alice_at(&[&scene.upstream, &scene.mirror]);
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    assert!(scene.upstream.asked().is_empty(), "the mirror has it all");
+}
+
+#[tokio::test]
+async fn a_server_is_shown_no_credentials_but_its_own() {
+    let scene = Scene::private();
+    scene.configure(&format!("server = \"http://{}\"", scene.mirror.address()));
+    let client = scene.alice_at(&[&scene.upstream]);
+    let refused = client.resolve(&scene.source(), &amd64()).await.unwrap_err();
+    let (message, server) = (refused.to_string(), scene.mirror.address());
+    assert!(
+        refused.reason() == "Unauthorized"
+            && message.contains(&format!("add credentials for {server}")),
+        "{message}"
+    );
+    assert!(was_shown_nothing(&scene.mirror));
+    let client = scene.alice_at(&[&scene.mirror]);
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    assert!(scene.upstream.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_registry_itself_may_be_named_as_its_server() {
+    let scene = Scene::private();
+    scene.configure(&format!("server = \"http://{}\"", scene.upstream.address()));
+    let client = scene.alice_at(&[&scene.upstream]);
+    let image = scene.resolve(&client).await;
+    scene.read(&client, &image).await.unwrap();
+    let asked = scene.upstream.asked();
+    assert!(asked.iter().all(|a| !a.path.contains("ns=")), "{asked:?}");
+}
+
+#[tokio::test]
 async fn a_server_stands_for_the_registry_and_a_broken_file_for_nothing() {
     let scene = Scene::new();
     scene.configure(&format!("server = \"http://{}\"", scene.mirror.address()));
     let client = scene.client();
     let image = scene.resolve(&client).await;
     scene.read(&client, &image).await.unwrap();
-    assert!(scene.upstream.asked().is_empty() && !scene.mirror.asked().is_empty());
+    let asked = scene.mirror.asked();
+    assert!(scene.upstream.asked().is_empty() && !asked.is_empty());
+    assert!(asked.iter().all(|a| a.path.contains("ns=")), "{asked:?}");
     scene.mirror.forget();
     scene.configure("server = [");
     let client = scene.client();
