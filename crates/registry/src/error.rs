@@ -28,6 +28,19 @@ pub enum ClientError {
         /// What is wrong with it.
         cause: String,
     },
+    /// A certificate that shows a host who we are cannot be used.
+    #[error(
+        "the client certificate in {certificate} with the key in {key} cannot be used: {cause}; \
+         both must be PEM, and if they are in files of their own they are named as a pair: [[\"CERT\", \"KEY\"]]"
+    )]
+    ClientCertificate {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of its key.
+        key: PathBuf,
+        /// What is wrong with them.
+        cause: String,
+    },
     /// The docker configuration cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialError),

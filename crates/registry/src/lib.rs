@@ -22,6 +22,7 @@ mod artifact;
 mod auth;
 mod blob;
 mod client;
+mod client_certificates;
 mod credentials;
 mod digest;
 mod docker_config;

@@ -24,7 +24,7 @@ use crate::options::ClientOptions;
 use crate::reference::Repository;
 use crate::rest::Rests;
 
-/// Changes of a `hosts.toml` hold after this time.
+/// Changes of a `hosts.toml`, or of a certificate that it names, hold after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A mirror is near: who does not answer by then is slower than the registry itself.
 const MIRROR_CONNECT: Duration = Duration::from_secs(3);
@@ -41,9 +41,14 @@ pub(crate) struct Mirrors {
 #[derive(Debug)]
 struct Known {
     looked: Instant,
-    file: Option<(PathBuf, SystemTime)>,
+    files: Files,
     hosts: Arc<Hosts>,
 }
+
+/// What a registry's hosts come from: its `hosts.toml` and the certificates that this names, and when each was changed. None
+/// at all if there is no such file.
+#[derive(Debug, Default)]
+struct Files(Vec<(PathBuf, Option<SystemTime>)>);
 
 /// The hosts of one registry.
 #[derive(Debug, Default)]
@@ -81,13 +86,14 @@ impl Mirrors {
                 return Some(known.hosts.clone());
             }
             known.looked = Instant::now();
-            if found(dir, registry) == known.file {
+            let file = hosts_toml::path_for(dir, registry);
+            if known.files.first() == file.as_deref() && known.files.are_unchanged() {
                 return Some(known.hosts.clone());
             }
         }
-        let file = found(dir, registry);
-        let hosts = match &file {
-            Some((path, _)) => self.load(path).unwrap_or_else(|problem| {
+        let mut files = Files::default();
+        let hosts = match hosts_toml::path_for(dir, registry) {
+            Some(path) => self.load(&path, &mut files).unwrap_or_else(|problem| {
                 tracing::error!(path = %path.display(), problem, "not used: asking {registry} itself");
                 Hosts::default()
             }),
@@ -96,17 +102,23 @@ impl Mirrors {
         let hosts = Arc::new(hosts);
         let entry = Known {
             looked: Instant::now(),
-            file,
+            files,
             hosts: hosts.clone(),
         };
         known.insert(registry.to_owned(), entry);
         Some(hosts)
     }
 
-    fn load(&self, path: &Path) -> Result<Hosts, String> {
+    /// Notes in `files` what it reads, before it does.
+    fn load(&self, path: &Path, files: &mut Files) -> Result<Hosts, String> {
+        files.note(path);
         let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
         let dir = path.parent().unwrap_or(Path::new("/"));
         let parsed = hosts_toml::parse(&text, dir)?;
+        let named = parsed.mirrors.iter().chain(&parsed.server);
+        named
+            .flat_map(HostEntry::files)
+            .for_each(|path| files.note(path));
         let mirror = |entry| self.host(entry, MIRROR_CONNECT, MIRROR_READ);
         let mirrors = parsed.mirrors.into_iter().map(mirror);
         let (connect, read) = (self.options.connect_timeout, self.options.read_timeout);
@@ -129,10 +141,7 @@ impl Mirrors {
         options.ca_certificates.extend(entry.ca);
         options.connect_timeout = entry.dial_timeout.unwrap_or(connect);
         options.read_timeout = options.read_timeout.min(read);
-        let http = match entry.skip_verify {
-            true => Http::without_verification(&options)?,
-            false => Http::new(&options)?,
-        };
+        let http = Http::for_host(&options, &entry.client, entry.skip_verify)?;
         Ok(Arc::new(Host {
             api: entry.api,
             http,
@@ -144,10 +153,23 @@ impl Mirrors {
     }
 }
 
-fn found(dir: &Path, registry: &str) -> Option<(PathBuf, SystemTime)> {
-    let path = hosts_toml::path_for(dir, registry)?;
-    let changed = path.metadata().and_then(|meta| meta.modified());
-    Some((path, changed.unwrap_or(SystemTime::UNIX_EPOCH)))
+impl Files {
+    fn note(&mut self, path: &Path) {
+        self.0.push((path.to_owned(), changed(path)));
+    }
+
+    fn first(&self) -> Option<&Path> {
+        self.0.first().map(|(path, _)| path.as_path())
+    }
+
+    fn are_unchanged(&self) -> bool {
+        self.0.iter().all(|(path, then)| changed(path) == *then)
+    }
+}
+
+/// None if it cannot be read.
+fn changed(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|meta| meta.modified()).ok()
 }
 
 impl Host {
@@ -219,5 +241,27 @@ mod tests {
             let there = repository_at(&host.parse().unwrap(), &original);
             assert_eq!((there.registry(), there.name()), (name, "team/app"));
         }
+    }
+    #[test]
+    fn a_certificate_that_is_replaced_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let [toml, absent, pem] =
+            ["hosts.toml", "ca.pem", "me.pem"].map(|name| dir.path().join(name));
+        let text = "[host.\"https://a\"]\nca = \"ca.pem\"\nclient = \"me.pem\"";
+        std::fs::write(&toml, text).unwrap();
+        std::fs::write(&pem, "").unwrap();
+        let mut files = Files::default();
+        // They cannot be used, which is no reason not to look at them again.
+        let problem = Mirrors::new(&ClientOptions::default()).load(&toml, &mut files);
+        assert!(problem.unwrap_err().contains("ca.pem"));
+        assert_eq!(files.first(), Some(&*toml));
+        assert!(files.are_unchanged());
+        let new = std::fs::File::create(&pem).unwrap();
+        new.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(!files.are_unchanged());
+        let mut files = Files::default();
+        files.note(&absent);
+        std::fs::write(&absent, "").unwrap();
+        assert!(!files.are_unchanged(), "it was made");
     }
 }

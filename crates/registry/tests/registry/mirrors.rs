@@ -6,6 +6,7 @@ use clip_registry::{
     BlobSource, Client, ClientOptions, Credentials, FetchError, ImageSource, ResolvedImage,
 };
 use clip_testkit::{
+    authority::ClientCertificate,
     images,
     layout::{self, Flaw, Layer},
     proxy::{Mood, Proxy, Rule},
@@ -357,6 +358,41 @@ async fn a_mirror_with_a_certificate_of_its_own_needs_its_authority_or_no_check(
         let image = scene.resolve(&client).await;
         scene.read(&client, &image).await.unwrap();
         assert_eq!(scene.upstream.asked().is_empty(), is_used, "{options}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_wants_a_certificate_is_shown_the_one_that_it_trusts() {
+    let tls = TestRegistry::start_with_client_certificates().unwrap();
+    let address = tls.address().to_owned();
+    let ca = tls.ca_certificate().unwrap().to_owned();
+    let ours = tls.client_certificate().unwrap().clone();
+    let scene = Scene::with_mirror(tls);
+    images::push(&scene.layout, &scene.registries[1], "team/app:1").unwrap();
+    let strangers = ClientCertificate::make(scene.dir.path(), "strangers").unwrap();
+    let (both, others) = (&ours.both, &strangers.both);
+    for (client, is_used) in [
+        (format!("client = {both:?}"), true),
+        (format!("client = [{both:?}]"), true),
+        (
+            format!("client = [[{:?}, {:?}]]", ours.certificate, ours.key),
+            true,
+        ),
+        (format!("client = [[{both:?}, \"\"]]"), true),
+        (format!("client = [{others:?}, {both:?}]"), true),
+        (format!("client = {others:?}"), false),
+        (String::new(), false),
+        // The certificate alone is of no use, and neither is the file then.
+        (format!("client = {:?}", ours.certificate), false),
+    ] {
+        scene.upstream.forget();
+        scene.configure(&format!(
+            "[host.\"https://{address}\"]\nca = {ca:?}\n{client}"
+        ));
+        let reader = scene.client();
+        let image = scene.resolve(&reader).await;
+        scene.read(&reader, &image).await.unwrap();
+        assert_eq!(scene.upstream.asked().is_empty(), is_used, "{client}");
     }
 }
 
