@@ -47,18 +47,24 @@ const PROFILE_PATIENCE: Duration = Duration::from_secs(2);
 type Fetch = Shared<BoxFuture<'static, Result<LocalArchive, Arc<FetchError>>>>;
 
 impl Archives {
-    /// Keeps archives in `folder`, which is created; what an earlier life left unfinished there is removed.
+    /// Keeps archives in `folder`, which is created; what an earlier life left unfinished there is removed, and the profiles
+    /// of archives that are gone.
     pub fn new(folder: PathBuf, profiles: ProfileFiles, sources: Sources) -> io::Result<Archives> {
         std::fs::create_dir_all(&folder)?;
         remove_unfinished(&folder)?;
-        Ok(Archives {
+        let archives = Archives {
             inner: Arc::new(Inner {
                 folder,
                 profiles,
                 sources,
                 under_way: Mutex::default(),
             }),
-        })
+        };
+        let is_there = |archive: &Digest| archives.on_disk(archive).is_some();
+        if let Err(error) = archives.inner.profiles.remove_orphans(is_there) {
+            tracing::warn!(%error, "start profiles of archives that are gone stay");
+        }
+        Ok(archives)
     }
 
     /// The archive on disk, fetched if it is not there yet.

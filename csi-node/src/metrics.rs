@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clip_telemetry::metrics::{
-    CACHE_EVICTED, CACHE_READS, CACHE_SIZE, CACHE_SPANS_DAMAGED, CACHE_SPANS_EVICTED,
-    CACHE_SPANS_NOT_KEPT, CSI_ARCHIVES_MOUNTED, CSI_REQUEST_DURATION, CSI_REQUESTS, CSI_VOLUMES,
-    Metrics, SERVE_RESTARTS,
+    CACHE_EVICTED, CACHE_READS, CACHE_READS_FAILED, CACHE_SIZE, CACHE_SPANS_DAMAGED,
+    CACHE_SPANS_EVICTED, CACHE_SPANS_NOT_KEPT, CSI_ARCHIVES_MOUNTED, CSI_REQUEST_DURATION,
+    CSI_REQUESTS, CSI_VOLUMES, Metrics, SERVE_RESTARTS,
 };
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -36,6 +36,7 @@ pub struct NodeMetrics {
 struct CacheMetrics {
     size: Gauge,
     reads: Family<ReadLabels, Counter>,
+    reads_failed: Counter,
     spans_evicted: Counter,
     bytes_evicted: Counter,
     spans_not_kept: Counter,
@@ -65,6 +66,7 @@ impl NodeMetrics {
             cache: CacheMetrics {
                 size: metrics.gauge(&CACHE_SIZE),
                 reads: metrics.counters(&CACHE_READS),
+                reads_failed: metrics.counter(&CACHE_READS_FAILED),
                 spans_evicted: metrics.counter(&CACHE_SPANS_EVICTED),
                 bytes_evicted: metrics.counter(&CACHE_EVICTED),
                 spans_not_kept: metrics.counter(&CACHE_SPANS_NOT_KEPT),
@@ -121,6 +123,7 @@ impl CacheMetrics {
         ] {
             add(&self.reads.get_or_create(&ReadLabels { result }), of);
         }
+        add(&self.reads_failed, |counts| counts.reads_failed);
         add(&self.spans_evicted, |counts| counts.spans_evicted);
         add(&self.bytes_evicted, |counts| counts.bytes_evicted);
         add(&self.spans_not_kept, |counts| counts.spans_not_kept);
@@ -145,6 +148,7 @@ mod tests {
         let second = CacheCounts {
             hits: 8,
             misses: 1,
+            reads_failed: 1,
             bytes_on_disk: 60,
             ..first
         };
@@ -154,6 +158,7 @@ mod tests {
         for line in [
             "clip_cache_reads_total{result=\"hit\"} 8",
             "clip_cache_reads_total{result=\"miss\"} 1",
+            "clip_cache_failed_reads_total 1",
             "clip_cache_evicted_bytes_total 100",
             "clip_cache_size_bytes 60",
         ] {

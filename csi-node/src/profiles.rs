@@ -5,7 +5,8 @@
 //! <hex>.recorded    what clip-serve recorded here, to be sent to the archive service
 //! <hex>.sent        the same after it was sent: once for each archive and node is enough
 //! ```
-//! All of it is a hint: a file that is lost or broken costs speed, nothing else.
+//! All of it is a hint: a file that is lost or broken costs speed, nothing else. What belongs to an archive goes with it
+//! ([`ProfileFiles::remove_orphans`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,9 @@ pub struct ProfileFiles {
     folder: PathBuf,
 }
 
+const PUBLISHED: &str = "profile";
 const RECORDED: &str = "recorded";
+const SENT: &str = "sent";
 
 impl ProfileFiles {
     /// The folder below `state`, which is created.
@@ -31,13 +34,13 @@ impl ProfileFiles {
 
     /// What other nodes recorded.
     pub fn published(&self, archive: &Digest) -> PathBuf {
-        self.path(archive, "profile")
+        self.path(archive, PUBLISHED)
     }
 
     /// Where a recording goes; none when this node has recorded the archive already.
     pub fn to_record(&self, archive: &Digest) -> Option<PathBuf> {
         let recorded = self.path(archive, RECORDED);
-        let is_known = recorded.exists() || self.path(archive, "sent").exists();
+        let is_known = recorded.exists() || self.path(archive, SENT).exists();
         (!is_known).then_some(recorded)
     }
 
@@ -51,22 +54,43 @@ impl ProfileFiles {
 
     /// Recordings that nobody has been sent yet.
     pub fn unsent(&self) -> io::Result<Vec<(Digest, PathBuf)>> {
-        let mut unsent = Vec::new();
+        self.files(&[RECORDED])
+    }
+
+    /// Removes what is kept of archives that are not there any more. What was recorded of them stays until it is sent.
+    pub fn remove_orphans(&self, is_there: impl Fn(&Digest) -> bool) -> io::Result<()> {
+        for (archive, path) in self.files(&[PUBLISHED, SENT])? {
+            if is_there(&archive) {
+                continue;
+            }
+            match std::fs::remove_file(path) {
+                // Another plugin that starts, or ends, beside this one was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The files with these extensions, and which archives they belong to.
+    fn files(&self, extensions: &[&str]) -> io::Result<Vec<(Digest, PathBuf)>> {
+        let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|found| found == RECORDED)
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            if extension.is_some_and(|found| extensions.contains(&found))
                 && let Some(hex) = path.file_stem().and_then(|hex| hex.to_str())
                 && let Ok(digest) = format!("sha256:{hex}").parse()
             {
-                unsent.push((digest, path));
+                files.push((digest, path));
             }
         }
-        Ok(unsent)
+        Ok(files)
     }
 
     /// Remembers that a recording was sent.
     pub fn mark_sent(&self, archive: &Digest) -> io::Result<()> {
-        std::fs::rename(self.path(archive, RECORDED), self.path(archive, "sent"))
+        std::fs::rename(self.path(archive, RECORDED), self.path(archive, SENT))
     }
 
     fn path(&self, archive: &Digest, extension: &str) -> PathBuf {
@@ -92,5 +116,25 @@ mod tests {
         files.mark_sent(&archive).unwrap();
         assert_eq!(files.to_record(&archive), None);
         assert_eq!(files.unsent().unwrap(), []);
+    }
+    #[test]
+    fn what_is_kept_of_an_archive_goes_with_it() {
+        let state = tempfile::tempdir().unwrap();
+        let files = ProfileFiles::open(state.path()).unwrap();
+        let [here, gone, unsent] =
+            ["here", "gone", "unsent"].map(|name| Digest::sha256_of(name.as_bytes()));
+        for archive in [&here, &gone] {
+            files.keep_published(archive, b"{}").unwrap();
+            std::fs::write(files.to_record(archive).unwrap(), "{}").unwrap();
+            files.mark_sent(archive).unwrap();
+        }
+        let place = files.to_record(&unsent).unwrap();
+        std::fs::write(&place, "{}").unwrap();
+        std::fs::write(place.with_file_name("junk.sent"), "").unwrap();
+        files.remove_orphans(|archive| *archive == here).unwrap();
+        assert!(files.published(&here).exists() && !files.published(&gone).exists());
+        assert_eq!(files.to_record(&here), None, "it stays sent");
+        assert!(files.to_record(&gone).is_some(), "it may come back");
+        assert_eq!(files.unsent().unwrap(), [(unsent, place)]);
     }
 }

@@ -115,6 +115,8 @@ pub struct CacheCounts {
     pub hits: u64,
     /// Reads that had to wait for a fetch.
     pub misses: u64,
+    /// Those of them that failed.
+    pub reads_failed: u64,
     /// Spans that were on the disk, damaged, and were fetched again.
     pub spans_damaged: u64,
     /// Spans that the disk did not take.

@@ -177,6 +177,22 @@ async fn what_one_node_records_comes_with_the_archive_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_restart_forgets_the_profiles_of_archives_that_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_service, url) = Service::start(&[(200, CONTENT)]).await;
+    let before = archives(folder.path(), Some(url.clone()));
+    let profiles = ProfileFiles::open(folder.path()).unwrap();
+    let archive = before.ensure(&wanted(vec![]), None).await.unwrap();
+    std::fs::write(profiles.to_record(&archive.digest).unwrap(), "recorded").unwrap();
+    profiles.mark_sent(&archive.digest).unwrap();
+    archives(folder.path(), Some(url.clone()));
+    assert_eq!(profiles.to_record(&archive.digest), None, "it is there");
+    std::fs::remove_file(&archive.file).unwrap();
+    archives(folder.path(), Some(url));
+    assert!(profiles.to_record(&archive.digest).is_some());
+}
+
+#[tokio::test]
 async fn many_pods_cause_one_request() {
     let folder = tempfile::tempdir().unwrap();
     let (service, url) = Service::start(&[(200, CONTENT)]).await;

@@ -75,6 +75,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub ca_cert: Vec<PathBuf>,
 
+    /// Folder on the nodes with containerd's registry host configuration (HOST/hosts.toml), for the indexing Jobs, which
+    /// mount it. Their namespaces must allow volumes of type hostPath.
+    #[arg(long, value_parser = absolute, value_name = "DIR")]
+    pub job_hosts_dir: Option<String>,
+
     /// Log what Clip does in detail.
     #[arg(long, short, env = "CLIP_VERBOSE", value_parser = clap::builder::FalseyValueParser::new())]
     pub verbose: bool,
@@ -96,6 +101,7 @@ impl Args {
             default_platform: self.default_platform.clone(),
             plain_http: self.plain_http.clone(),
             ca_certificates: certificates::bundle(&self.ca_cert)?,
+            hosts_dir: self.job_hosts_dir.clone(),
         })
     }
 
@@ -122,4 +128,12 @@ impl Args {
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
     text.parse().map(Duration::from_secs)
+}
+
+/// Kubernetes takes no other for a mount.
+fn absolute(path: &str) -> Result<String, &'static str> {
+    match path.starts_with('/') {
+        true => Ok(path.to_owned()),
+        false => Err("it must begin with /"),
+    }
 }

@@ -13,11 +13,11 @@ use k8s_openapi::{
     api::{
         batch::v1::{self as batch, Job},
         core::v1::{
-            Capabilities, Container, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath,
-            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec,
-            ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
-            SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume,
-            VolumeMount, VolumeProjection,
+            Capabilities, Container, DownwardAPIProjection, DownwardAPIVolumeFile,
+            HostPathVolumeSource, KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec,
+            PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+            SecretProjection, SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection,
+            Volume, VolumeMount, VolumeProjection,
         },
     },
     apimachinery::pkg::{
@@ -65,6 +65,8 @@ pub struct JobSettings {
     pub plain_http: Vec<String>,
     /// Certificates of registries' own authorities, as PEM.
     pub ca_certificates: Option<String>,
+    /// Folder on the nodes with containerd's registry host configuration.
+    pub hosts_dir: Option<String>,
 }
 
 /// The Job for the `attempt`-th run of this spec.
@@ -223,6 +225,9 @@ fn args(image: &ClipImage, settings: &JobSettings) -> Vec<String> {
     if settings.ca_certificates.is_some() {
         flag("--ca-cert", format!("{CA_DIR}/{CA_FILE}"));
     }
+    if let Some(dir) = &settings.hosts_dir {
+        flag("--hosts-dir", dir.clone());
+    }
     flag("--log-format", "json".into());
     flag("--termination-log", "/dev/termination-log".into());
     args.push("--reuse-uploaded".into());
@@ -260,10 +265,14 @@ fn push_secret(image: &ClipImage) -> Option<&str> {
 }
 
 /// The Job's volumes and where they are mounted.
-fn volumes(image: &ClipImage, settings: &JobSettings) -> Vec<(Volume, &'static str)> {
+fn volumes<'a>(image: &ClipImage, settings: &'a JobSettings) -> Vec<(Volume, &'a str)> {
     let mut volumes = vec![(projected("token", vec![token()]), TOKEN_DIR)];
     if settings.ca_certificates.is_some() {
         volumes.push((projected("registry-ca", vec![ca_certificates()]), CA_DIR));
+    }
+    if let Some(dir) = &settings.hosts_dir {
+        // At the same path as on the node, for the files in it may name each other by it.
+        volumes.push((host_folder("hosts", dir), dir));
     }
     if !image.spec.pull_secrets.is_empty() {
         let secrets = image.spec.pull_secrets.iter();
@@ -285,6 +294,17 @@ fn volumes(image: &ClipImage, settings: &JobSettings) -> Vec<(Volume, &'static s
         volumes.push((volume, PUSH_DIR));
     }
     volumes
+}
+
+fn host_folder(name: &str, path: &str) -> Volume {
+    Volume {
+        name: name.into(),
+        host_path: Some(HostPathVolumeSource {
+            path: path.into(),
+            type_: Some("Directory".into()),
+        }),
+        ..Default::default()
+    }
 }
 
 fn projected(name: &str, sources: Vec<VolumeProjection>) -> Volume {
@@ -407,6 +427,7 @@ mod tests {
             default_platform: "linux/amd64".into(),
             plain_http: vec!["10.99.0.1:5000".into()],
             ca_certificates: None,
+            hosts_dir: None,
         }
     }
 
@@ -460,6 +481,7 @@ mod tests {
             ca_certificates: Some(
                 "-----BEGIN CERTIFICATE-----\nb25l\n-----END CERTIFICATE-----\n".into(),
             ),
+            hosts_dir: Some("/etc/containerd/certs.d".into()),
             ..settings()
         };
         expect_file!["job/full.yaml"].assert_eq(&yaml(&indexing_job(&image, 2, &settings)));

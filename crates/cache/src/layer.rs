@@ -262,6 +262,20 @@ impl LayerReader {
             return Ok(());
         }
         Counters::add(&self.store.counters.misses, 1);
+        let read = self.read_missing(offset, buf, deadline).await;
+        if read.is_err() {
+            Counters::add(&self.store.counters.reads_failed, 1);
+        }
+        read
+    }
+
+    /// The same when something must be fetched.
+    async fn read_missing(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        deadline: Instant,
+    ) -> Result<(), ReadError> {
         let spans = self.store.spans_of(offset, buf.len());
         let mut flights = self.board(spans.clone());
         // Behind the demand, so that it goes first.

@@ -39,7 +39,7 @@ impl LayerFiles {
     pub fn open(dir: &Path, ends: &[u64]) -> io::Result<Self> {
         let mut attempts = 0;
         loop {
-            std::fs::create_dir_all(dir)?;
+            make(dir)?;
             let lock = match File::open(dir) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 opened => opened?,
@@ -69,6 +69,15 @@ impl LayerFiles {
                 attempts = 0;
             }
         }
+    }
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    let is_taken = || dir.symlink_metadata().is_ok_and(|found| !found.is_dir());
+    match std::fs::create_dir_all(dir) {
+        // It was there, and the evictor removed it before `create_dir_all` looked whether it is a directory.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !is_taken() => Ok(()),
+        made => made,
     }
 }
 
@@ -227,12 +236,17 @@ mod tests {
         let (_root, dir) = layer();
         age(&dir.join(STATES));
         std::thread::scope(|scope| {
+            // As the evictor does it: it may find nothing, and never makes a directory.
             let looker = scope.spawn(|| {
-                for _ in 0..200 {
-                    let lock = File::open(&dir).unwrap();
+                let mut looked = 0;
+                while looked < 200 {
+                    let lock = match File::open(&dir) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        opened => opened.unwrap(),
+                    };
+                    looked += 1;
                     if lock.try_lock().is_ok() && is_at(&lock, &dir).unwrap() {
                         std::fs::remove_dir_all(&dir).unwrap();
-                        std::fs::create_dir(&dir).unwrap();
                     }
                 }
             });
@@ -241,5 +255,18 @@ mod tests {
                 assert_ne!(first_state(&files), SpanState::Evicting);
             }
         });
+    }
+
+    #[test]
+    fn something_else_in_the_place_of_the_directory_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("abc");
+        std::fs::write(&dir, "").unwrap();
+        let error = LayerFiles::open(&dir, &ENDS).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        std::fs::remove_file(&dir).unwrap();
+        std::os::unix::fs::symlink("nowhere", &dir).unwrap();
+        let error = LayerFiles::open(&dir, &ENDS).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 }

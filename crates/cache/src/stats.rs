@@ -9,6 +9,8 @@ pub struct CacheStats {
     pub hits: u64,
     /// Reads that had to wait for at least one span.
     pub misses: u64,
+    /// Those of them that failed: what was missing could not be had.
+    pub reads_failed: u64,
     /// Range requests, not counting repeated and resumed ones.
     pub requests: u64,
     /// Spans fetched from a registry.
@@ -38,6 +40,7 @@ pub struct CacheStats {
 pub struct Counters {
     pub hits: AtomicU64,
     pub misses: AtomicU64,
+    pub reads_failed: AtomicU64,
     pub requests: AtomicU64,
     pub spans_fetched: AtomicU64,
     pub bytes_fetched: AtomicU64,
@@ -61,6 +64,7 @@ impl Counters {
         CacheStats {
             hits: get(&self.hits),
             misses: get(&self.misses),
+            reads_failed: get(&self.reads_failed),
             requests: get(&self.requests),
             spans_fetched: get(&self.spans_fetched),
             bytes_fetched: get(&self.bytes_fetched),

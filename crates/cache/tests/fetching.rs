@@ -232,6 +232,24 @@ async fn first_touches_are_told_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_is_counted() {
+    let scene = Scene::new(1 << 20);
+    let layer = scene.layer();
+    let gone = Mood::Answer {
+        status: 404,
+        retry_after: None,
+    };
+    scene.proxy.set(gone);
+    scene.read(&layer, 0, 1000).await.unwrap_err();
+    let stats = scene.cache.stats();
+    assert_eq!((stats.misses, stats.reads_failed), (1, 1));
+    scene.proxy.set(Mood::Relay);
+    scene.read(&layer, 0, 1000).await.unwrap();
+    scene.read(&layer, 0, 1000).await.unwrap();
+    assert_eq!(scene.cache.stats().reads_failed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_fault_ends_in_the_right_bytes_or_a_clear_error_in_time() {
     let answer = |status, retry_after| Mood::Answer {
         status,

@@ -6,6 +6,7 @@
 //! on answering.
 
 use crate::{
+    failed_reads::FailedReads,
     image_fs::{ImageFs, ImageFsError},
     nodes::{Layout, Node, Numbering},
 };
@@ -25,7 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::runtime::Handle;
 
@@ -41,6 +42,7 @@ const BLOCK_SIZE: u32 = 4096;
 /// See the module.
 pub struct FuseAdapter {
     image: Arc<ImageFs>,
+    failed: Arc<FailedReads>,
     numbering: Numbering,
     runtime: Handle,
     /// The kernel skips OPEN and OPENDIR once they were answered with ENOSYS.
@@ -63,6 +65,7 @@ impl FuseAdapter {
             tree_root: image.tree().root(),
         };
         Self {
+            failed: Arc::new(FailedReads::new(image.layers().len())),
             image,
             numbering,
             runtime,
@@ -204,7 +207,7 @@ impl FuseAdapter {
     }
 
     fn read_later(&self, node: Node, offset: u64, len: usize, reply: ReplyData) {
-        let image = self.image.clone();
+        let (image, failed) = (self.image.clone(), self.failed.clone());
         self.runtime.spawn(async move {
             let result = match node {
                 Node::Blob(index) => image.read_layer(index, offset, len).await,
@@ -213,7 +216,7 @@ impl FuseAdapter {
             };
             match result {
                 Ok(data) => reply.data(&data),
-                Err(error) => reply.error(read_failed(&image, node, offset, len, &error)),
+                Err(error) => reply.error(read_failed(&image, &failed, node, offset, len, &error)),
             }
         });
     }
@@ -348,7 +351,14 @@ impl Filesystem for FuseAdapter {
             match self.read_now(node, offset, len, out) {
                 Ok(true) => reply.data(out),
                 Ok(false) => self.read_later(node, offset, len, reply),
-                Err(error) => reply.error(read_failed(&self.image, node, offset, len, &error)),
+                Err(error) => reply.error(read_failed(
+                    &self.image,
+                    &self.failed,
+                    node,
+                    offset,
+                    len,
+                    &error,
+                )),
             }
         });
     }
@@ -492,21 +502,29 @@ fn answer_xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
 
 fn read_failed(
     image: &ImageFs,
+    failed: &FailedReads,
     node: Node,
     offset: u64,
     len: usize,
     error: &ImageFsError,
 ) -> Errno {
-    let path = match node {
-        Node::Tree(nid) => image
-            .path_of(nid)
-            .unwrap_or_else(|| format!("node {}", nid.0)),
-        Node::Blob(index) => image
-            .path_at(index, offset..offset + len as u64)
-            .unwrap_or_else(|| format!("layer {index}")),
-        node => format!("{node:?}"),
+    let layer = match node {
+        Node::Tree(nid) => image.layer_of(nid, offset),
+        Node::Blob(index) => Some(index),
+        Node::Top | Node::Blobs => None,
     };
-    tracing::error!(image = image.info().name, path, offset, %error, "read failed");
+    if let Some(left_out) = failed.count(layer, Instant::now()) {
+        let path = match node {
+            Node::Tree(nid) => image
+                .path_of(nid)
+                .unwrap_or_else(|| format!("node {}", nid.0)),
+            Node::Blob(index) => image
+                .path_at(index, offset..offset + len as u64)
+                .unwrap_or_else(|| format!("layer {index}")),
+            node => format!("{node:?}"),
+        };
+        tracing::error!(image = image.info().name, path, offset, %error, left_out, "read failed");
+    }
     Errno::EIO
 }
 

@@ -206,6 +206,18 @@ impl ImageFs {
         Ok(Resolved::Found(self.tree.inode(last)?))
     }
 
+    /// The layer that has the byte of file `nid` at `offset`.
+    pub fn layer_of(&self, nid: Nid, offset: u64) -> Option<u16> {
+        let mut extents = self
+            .tree
+            .extents(nid, offset..offset.saturating_add(1))
+            .ok()?;
+        match extents.next()?.ok()?.place {
+            Place::Layer { index, .. } => Some(index),
+            Place::Hole => None,
+        }
+    }
+
     /// A path of `nid`, for messages. Searches the whole tree: for errors only.
     pub fn path_of(&self, nid: Nid) -> Option<String> {
         self.find(|found, _| found == nid)

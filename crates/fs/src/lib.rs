@@ -10,6 +10,7 @@
 //! The tree lies in a memory-mapped EROFS image, so a mount parses nothing. Node numbers are EROFS
 //! node numbers: a server needs no state beside the connection.
 
+mod failed_reads;
 mod fuse;
 mod image_fs;
 mod kernel_mount;

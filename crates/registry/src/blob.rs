@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,16 @@ use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::{ClientError, FetchError};
+use crate::recently::Recently;
 use crate::reference::{ReferenceError, Repository};
 use crate::renewal::Clients;
 use crate::resolve::ResolvedImage;
 use crate::source::LAYOUT_REGISTRY;
 use crate::{layout, transfer};
+
+/// How long a source that got wrong content asks no mirror. All tries of a read, which are seconds apart, then go past
+/// them, and a mirror that flips bits costs each image one fetch in this time.
+const DISTRUST: Duration = Duration::from_secs(60);
 
 /// The blobs of one repository or layout. Cheap to clone; clones count together.
 #[derive(Clone, Debug)]
@@ -40,8 +45,10 @@ pub(crate) struct Inner {
     pub manifest: Option<Digest>,
     pub requests: AtomicU64,
     pub bytes: AtomicU64,
-    /// When a range was last answered with the whole blob.
-    whole_blobs: Mutex<Option<Instant>>,
+    /// A range was answered with the whole blob.
+    whole_blobs: Recently,
+    /// What came was not what the archive promises.
+    wrong_content: Recently,
 }
 
 #[derive(Debug)]
@@ -123,7 +130,8 @@ impl BlobSource {
             manifest,
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            whole_blobs: Mutex::default(),
+            whole_blobs: Recently::default(),
+            wrong_content: Recently::default(),
         };
         BlobSource {
             inner: Arc::new(inner),
@@ -193,15 +201,26 @@ impl BlobSource {
         }
     }
 
-    /// What came was not the blob's content. Mirrors are not asked for a while: the registry itself shall say it again.
+    /// What came was not the blob's content. This source and its clones ask no mirror for a while: the registry itself shall
+    /// say it again. Others go on asking mirrors, for it may as well be the archive that promises the wrong content.
     pub fn distrust_mirrors(&self) {
-        if let Place::Registry(clients, repository) = &self.inner.place
-            && let Some(hosts) = clients.current().inner.mirrors.of(repository.registry())
-        {
-            for mirror in hosts.mirrors.iter().filter(|mirror| !mirror.is_resting()) {
-                mirror.rest("wrong content");
-            }
+        let Place::Registry(clients, repository) = &self.inner.place else {
+            return;
+        };
+        let hosts = clients.current().inner.mirrors.of(repository.registry());
+        if hosts.is_none_or(|hosts| hosts.mirrors.is_empty()) {
+            return;
         }
+        if !self.distrusts_mirrors() {
+            tracing::warn!(%repository, "wrong content: no mirror is asked for it for {} s", DISTRUST.as_secs());
+        }
+        self.inner.wrong_content.note(Instant::now());
+    }
+
+    pub(crate) fn distrusts_mirrors(&self) -> bool {
+        self.inner
+            .wrong_content
+            .was_within(DISTRUST, Instant::now())
     }
 
     /// Whether ranges are answered with whole blobs here: then reading a blob once from its beginning is cheaper than any
@@ -209,20 +228,11 @@ impl BlobSource {
     pub fn sends_whole_blobs(&self) -> bool {
         const MEMORY: Duration = Duration::from_secs(600);
 
-        let seen = *self
-            .inner
-            .whole_blobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        seen.is_some_and(|seen| seen.elapsed() < MEMORY)
+        self.inner.whole_blobs.was_within(MEMORY, Instant::now())
     }
 
     pub(crate) fn got_whole_blob(&self) {
-        *self
-            .inner
-            .whole_blobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.inner.whole_blobs.note(Instant::now());
     }
 
     /// What this source and its clones have cost so far.

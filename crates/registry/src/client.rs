@@ -64,8 +64,10 @@ pub(crate) struct Request<'a> {
     pub target: String,
     /// Whether it may be sent again when it is unknown what became of it.
     pub repeatable: bool,
-    /// The registry whose mirror is asked.
+    /// The registry in whose place another host is asked.
     pub mirrored: Option<&'a str>,
+    /// Only the registry itself shall say it.
+    pub past_mirrors: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ impl<'a> Request<'a> {
             target: repository.to_string(),
             repeatable: true,
             mirrored: None,
+            past_mirrors: false,
         }
     }
 
@@ -103,7 +106,8 @@ impl<'a> Request<'a> {
             Some(("manifests" | "blobs", _)) => mirror.pull,
             _ => false,
         };
-        self.method == Method::GET && self.access == Access::Pull && has_it
+        let is_read = self.method == Method::GET && self.access == Access::Pull;
+        is_read && has_it && !self.past_mirrors
     }
 }
 
@@ -184,22 +188,40 @@ impl Client {
                 return Ok(answer);
             }
         }
-        self.send_to(request, hosts.server.as_deref()).await
+        match &hosts.server {
+            Some(server) => self.ask_server(request, server).await,
+            None => self.send_to(request, None).await,
+        }
     }
 
-    /// A mirror's answer, if it has what is asked for. It is asked once, and rests if it is in no state to answer.
-    async fn ask_mirror(&self, request: &Request<'_>, mirror: &Arc<Host>) -> Option<Answer> {
-        if mirror.is_resting() {
-            return None;
-        }
-        let there = mirror.repository(request.repository)?;
+    /// The answer of the host that stands for the registry.
+    async fn ask_server(
+        &self,
+        request: &Request<'_>,
+        server: &Host,
+    ) -> Result<Answer, RequestError> {
+        let there = server.repository(request.repository);
+        let registry = request.repository.registry();
         let request = Request {
             repository: &there,
+            mirrored: (there != *request.repository).then_some(registry),
+            ..request.clone()
+        };
+        self.send_to(&request, Some(server)).await
+    }
+
+    /// A mirror's answer, if it has what is asked for. It is asked once, and rests if it gives none.
+    async fn ask_mirror(&self, request: &Request<'_>, mirror: &Arc<Host>) -> Option<Answer> {
+        if mirror.rests_for(request.repository) {
+            return None;
+        }
+        let there = Request {
+            repository: &mirror.repository(request.repository),
             mirrored: Some(request.repository.registry()),
             repeatable: false,
             ..request.clone()
         };
-        match self.send_to(&request, Some(mirror)).await {
+        match self.send_to(&there, Some(mirror)).await {
             Ok(answer) if answer.response.status().is_success() => Some(Answer {
                 // Signed addresses of a mirror's store are not kept: it is asked again, and may rest by then.
                 redirected_to: None,
@@ -211,13 +233,14 @@ impl Client {
                 None
             }
             Err(error) => {
-                mirror.rest(&error.to_string());
+                mirror.failed(request.repository, &error);
                 None
             }
         }
     }
 
-    /// Sends `request` to one host; none is the registry itself.
+    /// Sends `request` to one host, with the credentials that are kept for its repository's registry; none is that registry
+    /// itself.
     async fn send_to(
         &self,
         request: &Request<'_>,

@@ -23,7 +23,7 @@ pub enum Credentials {
     /// The contents of `kubernetes.io/dockerconfigjson` secrets; of equally good matches the first counts. Helpers that
     /// they name are not run.
     DockerConfigJson(Vec<String>),
-    /// For every registry.
+    /// For every registry, and every host that is asked in its place.
     Basic {
         /// The user name.
         username: String,

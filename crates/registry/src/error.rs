@@ -28,6 +28,19 @@ pub enum ClientError {
         /// What is wrong with it.
         cause: String,
     },
+    /// A certificate that shows a host who we are cannot be used.
+    #[error(
+        "the client certificate in {certificate} with the key in {key} cannot be used: {cause}; \
+         both must be PEM, and if they are in files of their own they are named as a pair: [[\"CERT\", \"KEY\"]]"
+    )]
+    ClientCertificate {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of its key.
+        key: PathBuf,
+        /// What is wrong with them.
+        cause: String,
+    },
     /// The docker configuration cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
@@ -222,6 +235,18 @@ impl RequestError {
             self,
             RequestError::Unauthorized { .. } | RequestError::Forbidden { .. }
         )
+    }
+
+    /// Whether it speaks of the repository and of who asks for it, and not of the host's state.
+    pub(crate) fn is_about_access(&self) -> bool {
+        match self {
+            RequestError::Unauthorized { .. }
+            | RequestError::Forbidden { .. }
+            | RequestError::Credentials(_) => true,
+            // Of a store to which the host sent us on; some (S3) answer so for what they do not have.
+            RequestError::Status { status, .. } => matches!(status, 401 | 403),
+            RequestError::Unreachable { .. } | RequestError::RateLimited { .. } => false,
+        }
     }
 
     /// The word for a condition or event.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! <https://github.com/containerd/containerd/blob/main/docs/hosts.md>. A folder is looked for as `HOST:PORT`, `HOST_PORT_`
-//! and `_default`. Understood are `server`, and for it and each host `capabilities`, `ca`, `skip_verify`, `override_path`,
-//! `header` and `dial_timeout`. A host with client certificates (`client`) is left out, with a warning.
+//! and `_default`. Understood are `server`, and for it and each host `capabilities`, `ca`, `client`, `skip_verify`,
+//! `override_path`, `header` and `dial_timeout`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use toml_edit::{DocumentMut, Item, TableLike};
 
+use crate::client_certificates::KeyPair;
 use crate::http::is_loopback;
 
 /// What a `hosts.toml` says.
@@ -39,6 +40,7 @@ pub(crate) struct HostEntry {
     /// Manifests by tag.
     pub resolve: bool,
     pub ca: Vec<PathBuf>,
+    pub client: Vec<KeyPair>,
     pub skip_verify: bool,
     pub headers: HeaderMap,
     pub dial_timeout: Option<Duration>,
@@ -70,7 +72,7 @@ pub(crate) fn parse(text: &str, dir: &Path) -> Result<HostsToml, String> {
         None => None,
         Some(server) => {
             let address = server.as_str().ok_or("`server` is no string")?;
-            entry(address, document.as_table(), dir)?
+            Some(entry(address, document.as_table(), dir)?)
         }
     };
     let mut mirrors = Vec::new();
@@ -79,32 +81,62 @@ pub(crate) fn parse(text: &str, dir: &Path) -> Result<HostsToml, String> {
             let table = host
                 .as_table_like()
                 .ok_or_else(|| format!("host {address:?} is no table"))?;
-            mirrors.extend(entry(address, table, dir)?);
+            mirrors.push(entry(address, table, dir)?);
         }
     }
     Ok(HostsToml { mirrors, server })
 }
 
-fn entry(address: &str, table: &dyn TableLike, dir: &Path) -> Result<Option<HostEntry>, String> {
-    if table.get("client").is_some() {
-        tracing::warn!(
-            address,
-            "client certificates are not supported; this host is left out"
-        );
-        return Ok(None);
-    }
+fn entry(address: &str, table: &dyn TableLike, dir: &Path) -> Result<HostEntry, String> {
     let capabilities = strings(table, "capabilities")?;
     let can = |what: &str| capabilities.is_empty() || capabilities.iter().any(|c| c == what);
     let paths = strings(table, "ca")?;
-    Ok(Some(HostEntry {
+    Ok(HostEntry {
         api: api(address, is_set(table, "override_path")?)?,
         pull: can("pull"),
         resolve: can("resolve"),
         ca: paths.iter().map(|path| dir.join(path)).collect(),
+        client: client(table, dir)?,
         skip_verify: is_set(table, "skip_verify")?,
         headers: headers(table)?,
         dial_timeout: dial_timeout(table)?,
-    }))
+    })
+}
+
+/// A path, an array of paths, or an array of pairs of paths. One path is that of certificate and key together, also when
+/// it stands in an array with others, or in a pair with nothing.
+fn client(table: &dyn TableLike, dir: &Path) -> Result<Vec<KeyPair>, String> {
+    let wrong = || {
+        "`client` is no path, no array of paths and no array of pairs [\"CERT\", \"KEY\"]"
+            .to_owned()
+    };
+    let pair = |certificate: &str, key: &str| KeyPair {
+        certificate: dir.join(certificate),
+        key: dir.join(if key.is_empty() { certificate } else { key }),
+    };
+    let Some(item) = table.get("client") else {
+        return Ok(Vec::new());
+    };
+    if let Some(path) = item.as_str() {
+        return Ok(vec![pair(path, "")]);
+    }
+    let entries = item.as_array().ok_or_else(wrong)?.iter();
+    let pairs = entries.map(|entry| match entry.as_array() {
+        None => Some(pair(entry.as_str()?, "")),
+        Some(two) if two.len() == 2 => Some(pair(two.get(0)?.as_str()?, two.get(1)?.as_str()?)),
+        Some(_) => None,
+    });
+    pairs.collect::<Option<_>>().ok_or_else(wrong)
+}
+
+impl HostEntry {
+    /// The files that it names.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let pairs = self.client.iter();
+        self.ca
+            .iter()
+            .chain(pairs.flat_map(|pair| [&pair.certificate, &pair.key]))
+    }
 }
 
 /// The root of the API. Without a scheme it is HTTPS, but on this machine.
@@ -209,8 +241,6 @@ mod tests {
             [host."b.internal/api/x"]
               override_path = true
             [host."localhost:5001"]
-            [host."https://c.internal"]
-              client = "c.pem"
         "#;
         let hosts = parsed(text);
         let apis: Vec<_> = hosts.mirrors.iter().map(|host| host.api.as_str()).collect();
@@ -235,6 +265,32 @@ mod tests {
     }
 
     #[test]
+    fn client_certificates_are_files_or_pairs_of_files() {
+        for (written, pairs) in [
+            (r#""a.pem""#, vec![("a.pem", "a.pem")]),
+            (
+                r#"["a.pem", "b.pem"]"#,
+                vec![("a.pem", "a.pem"), ("b.pem", "b.pem")],
+            ),
+            (
+                r#"[["a.cert", "a.key"], ["b.pem", ""], "c.pem"]"#,
+                vec![("a.cert", "a.key"), ("b.pem", "b.pem"), ("c.pem", "c.pem")],
+            ),
+            (r#"["/etc/a.pem"]"#, vec![("/etc/a.pem", "/etc/a.pem")]),
+            ("[]", vec![]),
+        ] {
+            let hosts = parsed(&format!("[host.\"x\"]\nclient = {written}"));
+            let dir = Path::new("/etc/hosts.d/docker.io");
+            let expected = pairs.into_iter().map(|(certificate, key)| KeyPair {
+                certificate: dir.join(certificate),
+                key: dir.join(key),
+            });
+            let expected: Vec<_> = expected.collect();
+            assert_eq!(hosts.mirrors[0].client, expected, "{written}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (text, named) in [
             ("server = 7", "server"),
@@ -242,6 +298,9 @@ mod tests {
             ("[host.\"x\"]\nskip_verify = \"yes\"", "skip_verify"),
             ("[host.\"x\"]\ncapabilities = 3", "capabilities"),
             ("[host.\"x\"]\ndial_timeout = \"soon\"", "dial_timeout"),
+            ("[host.\"x\"]\nclient = 1", "client"),
+            ("[host.\"x\"]\nclient = [[\"a\"]]", "client"),
+            ("[host.\"x\"]\nclient = [[\"a\", \"b\", \"c\"]]", "client"),
             ("[host", "TOML"),
         ] {
             let error = parse(text, Path::new("/")).unwrap_err();

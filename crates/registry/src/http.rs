@@ -19,6 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::client_certificates::{self, KeyPair};
 use crate::error::ClientError;
 use crate::options::ClientOptions;
 
@@ -35,12 +36,19 @@ impl Http {
         Http::with_tls(options, tls_config(&options.ca_certificates)?)
     }
 
-    /// For a host whose certificate nobody checks (`skip_verify`).
-    pub(crate) fn without_verification(options: &ClientOptions) -> Result<Http, ClientError> {
+    /// For a host that is shown one of the certificates `client` if it asks, and whose own nobody checks with `skip_verify`.
+    pub(crate) fn for_host(
+        options: &ClientOptions,
+        client: &[KeyPair],
+        skip_verify: bool,
+    ) -> Result<Http, ClientError> {
         let mut tls = tls_config(&options.ca_certificates)?;
         let provider = tls.crypto_provider().clone();
-        tls.dangerous()
-            .set_certificate_verifier(Arc::new(AnyCertificate(provider)));
+        tls.client_auth_cert_resolver = client_certificates::load(client, &provider)?;
+        if skip_verify {
+            tls.dangerous()
+                .set_certificate_verifier(Arc::new(AnyCertificate(provider)));
+        }
         Http::with_tls(options, tls)
     }
 

@@ -1,6 +1,6 @@
 //! Whether a key of docker's configuration means a repository.
 
-use crate::reference::{DEFAULT_REGISTRY, Repository};
+use crate::reference::{Repository, canonical_registry};
 
 pub(crate) fn strip_scheme(key: &str) -> &str {
     key.strip_prefix("https://")
@@ -12,17 +12,14 @@ pub(crate) fn strip_scheme(key: &str) -> &str {
 pub(crate) fn key_matches(key: &str, repository: &Repository) -> bool {
     let key = strip_scheme(key).trim_end_matches('/');
     let (host, path) = key.split_once('/').unwrap_or((key, ""));
-    let host = match host {
-        "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY,
-        host => host,
-    };
     let below = |path: &str| {
         repository
             .name()
             .strip_prefix(path)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    host_matches(host, repository.registry()) && (matches!(path, "" | "v1" | "v2") || below(path))
+    host_matches(canonical_registry(host), repository.registry())
+        && (matches!(path, "" | "v1" | "v2") || below(path))
 }
 
 /// Part by part between the dots, with `*` for any run of characters inside a part; ports must be equal.

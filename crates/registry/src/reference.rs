@@ -93,6 +93,14 @@ impl Repository {
         })
     }
 
+    /// The repository of the same name at another host, which a URL names (`host[:port]`).
+    pub(crate) fn at(&self, host: &str) -> Repository {
+        Repository {
+            registry: canonical_registry(host).to_owned(),
+            name: self.name.clone(),
+        }
+    }
+
     /// The registry's host name, with the port if one was given.
     pub fn registry(&self) -> &str {
         &self.registry
@@ -224,10 +232,17 @@ fn split_registry(text: &str) -> (&str, &str) {
     let is_host = first.contains(['.', ':'])
         || first == "localhost"
         || first.bytes().any(|b| b.is_ascii_uppercase());
-    match first {
-        "index.docker.io" | "registry-1.docker.io" => (DEFAULT_REGISTRY, rest),
-        _ if is_host => (first, rest),
-        _ => (DEFAULT_REGISTRY, text),
+    match is_host {
+        true => (canonical_registry(first), rest),
+        false => (DEFAULT_REGISTRY, text),
+    }
+}
+
+/// The name by which a host is known: Docker Hub has several.
+pub(crate) fn canonical_registry(host: &str) -> &str {
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => DEFAULT_REGISTRY,
+        host => host,
     }
 }
 

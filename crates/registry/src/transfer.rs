@@ -86,8 +86,9 @@ impl Transfer {
                     self.advance(wanted.len() as u64);
                     if self.end == Some(self.next)
                         && let Some(mirror) = &body.mirror
+                        && let Place::Registry(_, repository) = &self.source.inner.place
                     {
-                        mirror.is_well();
+                        mirror.is_well(repository);
                     }
                     self.body = Some(body);
                     if !wanted.is_empty() {
@@ -218,17 +219,17 @@ impl Transfer {
         }
     }
 
-    /// After a host has said that the blob is too short. A mirror may have a part of it only: it rests, and another host is
-    /// asked.
+    /// After a host has said that the blob is too short. A mirror may have a part of it only, or the archive may promise too
+    /// much: the registry itself shall say it.
     async fn open_elsewhere(
         &mut self,
         mirror: Option<Arc<Host>>,
         error: FetchError,
     ) -> Result<Body, FetchError> {
-        let Some(mirror) = mirror else {
+        if mirror.is_none() {
             return Err(error);
-        };
-        mirror.rest(&format!("it has only a part of {}", self.digest));
+        }
+        self.source.distrust_mirrors();
         Box::pin(self.open()).await
     }
 
@@ -319,6 +320,7 @@ impl Transfer {
         request
             .headers
             .extend(range.clone().map(|value| (RANGE, value)));
+        request.past_mirrors = self.source.distrusts_mirrors();
         self.source.count_request();
         let answer = client.send(&request).await?;
         if answer.response.status() == StatusCode::NOT_FOUND

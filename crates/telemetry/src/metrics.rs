@@ -110,6 +110,8 @@ table! {
         "Bytes that the cache of image contents takes on this node's disk";
     CACHE_READS = "clip_cache_reads", Counter, Count, ["result"], Alpha,
         "Reads that reached clip-serve, by result: hit (answered from the node's disk) or miss (something was fetched)";
+    CACHE_READS_FAILED = "clip_cache_failed_reads", Counter, Count, [], Stable,
+        "Reads that failed with an I/O error because image contents could not be had";
     CACHE_SPANS_EVICTED = "clip_cache_evicted_spans", Counter, Count, [], Alpha,
         "Pieces of image contents that were taken from the cache to make room";
     CACHE_EVICTED = "clip_cache_evicted", Counter, Bytes, [], Alpha,

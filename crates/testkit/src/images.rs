@@ -39,6 +39,10 @@ pub fn push_as(
     if let Some((name, password)) = user {
         copy.arg(format!("--dest-creds={name}:{password}"));
     }
+    let client = registry.client_certificate();
+    if let Some(dir) = client.and_then(|client| client.certificate.parent()) {
+        copy.arg(format!("--dest-cert-dir={}", dir.display()));
+    }
     copy.arg(format!("oci:{}:latest", layout.display()));
     copy.arg(format!("docker://{reference}"));
     run(&mut copy)?;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::authority::ClientCertificate;
+
 /// The distribution's binary; `make test` installs its package.
 const BINARY: &str = "docker-registry";
 
@@ -21,6 +23,7 @@ pub struct TestRegistry {
     address: String,
     dir: tempfile::TempDir,
     ca_certificate: Option<PathBuf>,
+    client: Option<ClientCertificate>,
 }
 
 impl TestRegistry {
@@ -41,6 +44,15 @@ impl TestRegistry {
     pub fn start_with_tls() -> Result<TestRegistry> {
         TestRegistry::launch(Setup {
             tls: true,
+            ..Setup::default()
+        })
+    }
+
+    /// The same, and it speaks only to clients with a certificate by [`TestRegistry::client_certificate`]'s authority.
+    pub fn start_with_client_certificates() -> Result<TestRegistry> {
+        TestRegistry::launch(Setup {
+            tls: true,
+            client_certificates: true,
             ..Setup::default()
         })
     }
@@ -66,10 +78,22 @@ impl TestRegistry {
         self.ca_certificate.as_deref()
     }
 
+    /// A certificate that a registry of [`TestRegistry::start_with_client_certificates`] takes.
+    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.client.as_ref()
+    }
+
     fn launch(setup: Setup<'_>) -> Result<TestRegistry> {
         let dir = tempfile::tempdir()?;
         let config = dir.path().join("config.json");
-        let (json, ca_certificate) = setup.config(dir.path())?;
+        let (mut json, ca_certificate) = setup.config(dir.path())?;
+        let client = match setup.client_certificates {
+            true => Some(ClientCertificate::make(dir.path(), "clients")?),
+            false => None,
+        };
+        if let Some(client) = &client {
+            json["http"]["tls"]["clientcas"] = serde_json::json!([client.authority]);
+        }
         std::fs::write(&config, serde_json::to_vec_pretty(&json)?)?;
 
         let mut server = Command::new(BINARY)
@@ -88,6 +112,7 @@ impl TestRegistry {
             address: String::new(),
             dir,
             ca_certificate,
+            client,
         };
         registry.address = address_in(log)?;
         Ok(registry)
@@ -106,6 +131,7 @@ impl Drop for TestRegistry {
 struct Setup<'a> {
     auth: Option<(&'a str, &'a str)>,
     tls: bool,
+    client_certificates: bool,
 }
 
 impl Setup<'_> {

@@ -68,6 +68,7 @@ pub enum Mood {
 pub struct Rule {
     mood: Mood,
     blobs_only: bool,
+    below: Option<&'static str>,
     times: Option<u32>,
     share: Option<(f64, u64)>,
 }
@@ -78,6 +79,7 @@ impl Rule {
         Rule {
             mood,
             blobs_only: false,
+            below: None,
             times: None,
             share: None,
         }
@@ -88,6 +90,14 @@ impl Rule {
         Rule {
             blobs_only: true,
             ..Rule::always(mood)
+        }
+    }
+
+    /// Only for those whose path begins with `path`: `/v2/team/app/`.
+    pub fn below(self, path: &'static str) -> Rule {
+        Rule {
+            below: Some(path),
+            ..self
         }
     }
 
@@ -134,6 +144,13 @@ impl Live {
         if self.rule.blobs_only && !asked.path.contains("/blobs/") {
             return None;
         }
+        if self
+            .rule
+            .below
+            .is_some_and(|path| !asked.path.starts_with(path))
+        {
+            return None;
+        }
         if let Some((share, _)) = self.rule.share
             && lock(&self.dice).f64() >= share
         {
@@ -155,6 +172,7 @@ impl Live {
     pub(super) fn outage(&self) -> Option<Mood> {
         let is_outage = matches!(self.rule.mood, Mood::Silent | Mood::HangUp)
             && !self.rule.blobs_only
+            && self.rule.below.is_none()
             && self.rule.times.is_none()
             && self.rule.share.is_none();
         is_outage.then_some(self.rule.mood)

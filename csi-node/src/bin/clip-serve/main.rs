@@ -220,6 +220,7 @@ impl Server {
         CacheCounts {
             hits: stats.hits,
             misses: stats.misses,
+            reads_failed: stats.reads_failed,
             spans_damaged: stats.spans_damaged,
             spans_not_kept: stats.spans_not_kept,
             spans_evicted: stats.spans_evicted,
