@@ -38,7 +38,31 @@ impl MountPoint {
 
 /// All mounts that this process sees.
 pub fn all() -> io::Result<Vec<MountPoint>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
+    table_of("self")
+}
+
+/// Those processes that this one sees whose root directory is on the filesystem that is mounted as `mount`: containers
+/// that run on it, in mount namespaces of their own, which keep umount(2) from saying that it is in use.
+pub fn rooted_in(mount: &MountPoint) -> io::Result<Vec<u32>> {
+    let is_root = |other: &&MountPoint| other.path == Path::new("/");
+    let mut pids = Vec::new();
+    for process in std::fs::read_dir("/proc")? {
+        let name = process?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // It may have ended by now, or have no mounts, as a zombie.
+        let table = table_of(&format!("{pid}")).unwrap_or_default();
+        let root = table.iter().rev().find(is_root);
+        if root.is_some_and(|root| (root.major, root.minor) == (mount.major, mount.minor)) {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
+}
+
+fn table_of(process: &str) -> io::Result<Vec<MountPoint>> {
+    let table = std::fs::read(format!("/proc/{process}/mountinfo"))?;
     Ok(table
         .split(|&b| b == b'\n')
         .filter_map(parse_line)
