@@ -38,6 +38,7 @@ pub struct BundleArgs {
     source: SourceArgs,
 
     /// A directory that does not exist yet, or is empty.
+    #[arg(help_heading = None::<&str>)]
     dir: PathBuf,
 
     #[command(flatten)]

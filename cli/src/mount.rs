@@ -30,10 +30,11 @@ pub struct MountArgs {
     source: SourceArgs,
 
     /// An empty directory.
+    #[arg(help_heading = None::<&str>)]
     dir: PathBuf,
 
     /// Return when the mount is ready; the server goes on in the background.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = None::<&str>)]
     background: bool,
 
     /// Mount options, comma-separated. `suid` honours set-user-ID bits and file capabilities, `dev`
@@ -43,7 +44,8 @@ pub struct MountArgs {
         long,
         value_enum,
         value_delimiter = ',',
-        value_name = "OPTIONS"
+        value_name = "OPTIONS",
+        help_heading = None::<&str>
     )]
     options: Vec<OptionArg>,
 
@@ -57,6 +59,7 @@ pub struct MountArgs {
 
 /// How an image is served, wherever it is mounted.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Serving")]
 pub struct ServingArgs {
     /// Who answers for the tree. `fuse`: this program; names and attributes are asked once and then kept by the kernel.
     /// `erofs`: the kernel itself (Linux 6.12, root); this program is asked for cold bytes only. `auto`: `erofs` where it

@@ -29,7 +29,7 @@ pub struct RunArgs {
     source: SourceArgs,
 
     /// The OCI runtime, a name or a path: runc, crun, runsc.
-    #[arg(long, default_value = "runc")]
+    #[arg(long, default_value = "runc", help_heading = "Container")]
     runtime: String,
 
     #[command(flatten)]

@@ -36,7 +36,7 @@ pub struct ContainerArgs {
     net: Net,
 
     /// Arguments for the entrypoint, in place of the image's. Without an entrypoint, the command.
-    #[arg(last = true, value_name = "ARGS")]
+    #[arg(last = true, value_name = "ARGS", help_heading = None::<&str>)]
     arguments: Vec<String>,
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 use clip_fs::mount_points;
 use clip_testkit::{
-    guard::{Mounted, run, wait_until},
+    guard::{Mounted, Running, run, wait_until},
     images,
     layout::{self, Flaw, Layer},
     proxy::Mood,
@@ -18,6 +18,7 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 /// What a default container of Docker's may do, as the kernel writes it.
@@ -40,6 +41,7 @@ impl Stage {
         let scene = Scene::new();
         let base = images::image("debian-min").unwrap();
         let layer = Layer::new()
+            .entry(tar::EntryType::Directory, "./", 0o711, b"")
             .file(
                 "etc/passwd",
                 "root:x:0:0:root:/root:/bin/bash\napp:x:1000:1001::/home/app:/bin/sh\n",
@@ -184,6 +186,7 @@ fn expected() -> String {
     lines.join("\n") + "\n"
 }
 
+/// docs/semantics.md: "who the user is, the image's own `/etc/passwd` and `/etc/group` say".
 #[test]
 fn s10_runc_and_crun_start_what_the_archive_says_on_both_engines() {
     let stage = Stage::new();
@@ -217,6 +220,7 @@ fn s10_runc_and_crun_start_what_the_archive_says_on_both_engines() {
     stage.assert_nothing_left();
 }
 
+/// docs/semantics.md: "A container's root has the owner and mode of the image's root".
 #[test]
 fn s10_a_container_may_what_dockers_may() {
     let stage = Stage::new();
@@ -232,7 +236,7 @@ fn s10_a_container_may_what_dockers_may() {
     std::fs::write(made.dir.join("config.json"), spec.to_string()).unwrap();
     assert_eq!(
         made.run(),
-        format!("CapBnd:\t{DOCKERS_CAPABILITIES}\nsecret\n755 root\n777 root\napp\nmounts\n")
+        format!("CapBnd:\t{DOCKERS_CAPABILITIES}\nsecret\n711 root\n777 root\napp\nmounts\n")
     );
     let mode = std::fs::metadata(&made.dir).unwrap().permissions().mode();
     assert_eq!(
@@ -250,14 +254,14 @@ fn s5_s10_a_read_only_bundle_has_no_upper_directory_and_needs_no_runtime_directo
     // No /proc, /sys, /dev in the archive; and what hides a mount point's folder.
     let made = stage.bundle("b", &["--read-only", "--workdir", "/not/there/before"]);
     assert!(!made.dir.join(".clip-bundle/upper").exists());
-    let script = "pwd; if touch /srv/work/x 2>/dev/null; then echo written; fi; echo kept >/dev/shm/x; cat /dev/shm/x; ls -d /proc/self";
+    let script = "pwd; stat -c %a /; if touch /srv/work/x 2>/dev/null; then echo written; fi; echo kept >/dev/shm/x; cat /dev/shm/x; ls -d /proc/self";
     let mut spec = made.spec();
     spec["process"]["args"] = json!(["sh", "-c", script]);
     std::fs::write(made.dir.join("config.json"), spec.to_string()).unwrap();
     for (_, runtime) in stage.runtimes() {
         assert_eq!(
             made.run_under(&runtime),
-            "/not/there/before\nkept\n/proc/self\n"
+            "/not/there/before\n711\nkept\n/proc/self\n"
         );
     }
     made.umount(&["--remove"]);
@@ -342,6 +346,59 @@ fn of_two_bundles_at_once_in_one_directory_one_is_made() {
     let made = Made { stage: &stage, dir };
     assert_eq!(made.run(), expected());
     made.umount(&["--remove"]);
+    stage.assert_nothing_left();
+}
+
+#[test]
+fn whenever_making_a_bundle_is_killed_it_can_be_taken_away() {
+    let stage = Stage::new();
+    // Everything is in the cache, so that all moments are much the same each time.
+    stage.bundle("first", &[]).umount(&["--remove"]);
+    let dir = stage.temporary.path().join("b");
+    for moment in 0..12 {
+        let mut command = stage.clip(["bundle", "image.clip"]);
+        let mut process = Running(command.arg(&dir).spawn().unwrap());
+        std::thread::sleep(Duration::from_millis(25) * moment);
+        process.0.kill().unwrap();
+        process.0.wait().unwrap();
+        // Its server may still be about to mount.
+        wait_until("the end of the bundle", PATIENCE, || {
+            let _ = run(stage.clip(["umount", "--remove"]).arg(&dir));
+            !dir.exists() && serving(&stage.scene).is_empty()
+        })
+        .unwrap();
+        stage.assert_nothing_left();
+    }
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_left_of_a_bundle() {
+    let stage = Stage::new();
+    let full = Mounted::mount("tmpfs", &stage.scene.dir("full"), "size=4k").unwrap();
+    let refused = run(stage
+        .clip(["bundle", "image.clip"])
+        .arg(full.path().join("b")))
+    .unwrap_err();
+    assert!(refused.to_string().contains("No space left"), "{refused}");
+    assert_eq!(std::fs::read_dir(full.path()).unwrap().count(), 0);
+    drop(full);
+    stage.assert_nothing_left();
+}
+
+#[test]
+fn a_registry_that_hangs_keeps_no_bundle_waiting() {
+    let stage = Stage::new();
+    stage.published.proxy.set(Mood::Silent);
+    let dir = stage.temporary.path().join("b");
+    let mut command = stage.clip(["bundle", "--read-timeout", "1", "image.clip"]);
+    let refused = run(command.arg(&dir)).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("cannot read /etc/passwd of the image"),
+        "{refused}"
+    );
+    assert!(!dir.exists());
     stage.assert_nothing_left();
 }
 
