@@ -90,7 +90,7 @@ impl Overlay {
         let remedy = match &self.other {
             Other::Writable { upper, .. } if is_on_overlay(upper) => {
                 "; this directory lies on an overlay itself, which holds no writable layer of another: use a directory \
-                 on a disk or a tmpfs (in a pod an emptyDir), or --read-only"
+                 on a disk or a tmpfs (in a pod an emptyDir; `clip run` takes TMPDIR), or --read-only"
             }
             _ => "; the kernel's log may say why",
         };

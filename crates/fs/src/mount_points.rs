@@ -130,6 +130,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn processes_are_found_by_what_their_root_is_mounted_from() {
+        let all = all().unwrap().into_iter();
+        let root = all.rev().find(|mount| mount.path == Path::new("/"));
+        let mut root = root.unwrap();
+        assert!(rooted_in(&root).unwrap().contains(&std::process::id()));
+        root.minor += 1 << 19;
+        assert_eq!(rooted_in(&root).unwrap(), [0; 0]);
+    }
+
+    #[test]
     fn a_line_with_optional_fields_and_escapes_is_understood() {
         let line = br"29 1 0:25 /tree /mnt/my\040dir ro,nosuid shared:7 master:1 - fuse.clip clip:sha256:ab ro,user_id=0";
         let mount = parse_line(line).unwrap();
