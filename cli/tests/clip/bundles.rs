@@ -30,10 +30,10 @@ exec unshare --mount --propagation private sh -c 'umount /sys/fs/cgroup/unified 
 
 /// An image from Debian packages in a registry, and an archive of it.
 pub struct Stage {
+    /// Temporary files of every `clip` here: what is left in it was left behind. First: it is mounted in the scene.
+    pub temporary: Mounted,
     pub scene: Scene,
     pub published: Published,
-    /// Temporary files of every `clip` here: what is left in it was left behind.
-    pub temporary: Mounted,
 }
 
 impl Stage {
@@ -71,9 +71,9 @@ impl Stage {
         scene.ok(["index", &published.reference, "image.clip"]);
         let temporary = Mounted::mount("tmpfs", &scene.dir("tmp"), "mode=0755").unwrap();
         Stage {
+            temporary,
             scene,
             published,
-            temporary,
         }
     }
 
