@@ -61,7 +61,7 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
         node.publish(IMAGE, "all")?;
         run::timed(
             Command::new("sh")
-                .args(["-c", "cat $(find \"$0\" -type f) > /dev/null"])
+                .args(["-c", "find \"$0\" -type f -exec cat {} + > /dev/null"])
                 .arg(node.target("all")),
         )?;
         for (number, (name, disturb)) in DISTURBANCES.into_iter().enumerate() {

@@ -57,6 +57,11 @@ impl SourceArgs {
             Some(file) => file,
             None => self.index(&runtime, verbose)?,
         };
+        self.open_archive(archive, runtime)
+    }
+
+    /// Opens an archive in the way that the user asked for, whatever was named.
+    pub fn open_archive(&self, archive: PathBuf, runtime: Runtime) -> Result<Opened, Failure> {
         let read_timeout = Duration::from_secs(self.read_timeout);
         let mut client = self.registry.options()?;
         // A connection that hangs is given up in time for the next reader to try a new one.

@@ -41,10 +41,26 @@ impl Failure {
         Self::new("LocalError", message)
     }
 
+    /// What another process of ours has told the user already, before it ended with this code.
+    pub fn said_already(code: Option<i32>) -> Self {
+        Self {
+            permanent: code == Some(PERMANENT.into()),
+            ..Self::local("")
+        }
+    }
+
     /// Prints the failure and chooses the exit code.
     pub fn report(self) -> ExitCode {
-        eprintln!("clip: {}", self.message);
-        ExitCode::from(if self.permanent { PERMANENT } else { 1 })
+        let code = if self.permanent { PERMANENT } else { 1 };
+        self.report_as(code)
+    }
+
+    /// Prints the failure; the exit code is somebody else's choice.
+    pub fn report_as(self, code: u8) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("clip: {}", self.message);
+        }
+        ExitCode::from(code)
     }
 }
 

@@ -1,21 +1,21 @@
 //! `clip mount FILE|IMAGE DIR`.
 
+mod background;
 mod kernel;
 
 use crate::{
     archive_source::{Opened, SourceArgs},
-    common::CommonArgs,
+    common::{CommonArgs, runtime},
     failure::Failure,
     profile, umount, units,
 };
+pub use background::Assignment;
+use background::READY_ON_STDOUT;
 use clap::{Args, ValueEnum};
-use clip_engine::{Digest, Layout, MountOptions, Session, mount_points};
+use clip_engine::{Digest, Layout, MountOptions, Session, StartProfile, mount_points};
 pub use kernel::{KernelMountArgs, run as run_kernel_mount};
 use std::{
-    io::{Read, Write},
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     time::Instant,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,10 +30,11 @@ pub struct MountArgs {
     source: SourceArgs,
 
     /// An empty directory.
+    #[arg(help_heading = None::<&str>)]
     dir: PathBuf,
 
     /// Return when the mount is ready; the server goes on in the background.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = None::<&str>)]
     background: bool,
 
     /// Mount options, comma-separated. `suid` honours set-user-ID bits and file capabilities, `dev`
@@ -43,15 +44,28 @@ pub struct MountArgs {
         long,
         value_enum,
         value_delimiter = ',',
-        value_name = "OPTIONS"
+        value_name = "OPTIONS",
+        help_heading = None::<&str>
     )]
     options: Vec<OptionArg>,
 
+    #[command(flatten)]
+    serving: ServingArgs,
+
+    /// Set by --background for the process that serves.
+    #[arg(long, hide = true, env = READY_ON_STDOUT, value_parser = clap::builder::FalseyValueParser::new())]
+    ready_on_stdout: bool,
+}
+
+/// How an image is served, wherever it is mounted.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Serving")]
+pub struct ServingArgs {
     /// Who answers for the tree. `fuse`: this program; names and attributes are asked once and then kept by the kernel.
     /// `erofs`: the kernel itself (Linux 6.12, root); this program is asked for cold bytes only. `auto`: `erofs` where it
     /// works, else `fuse`.
     #[arg(long, value_enum, default_value = "auto", env = "CLIP_ENGINE")]
-    engine: Engine,
+    pub engine: Engine,
 
     /// Fetch ahead what this profile names, as `clip profile record` made it. What readers wait for goes first.
     #[arg(long, value_name = "FILE")]
@@ -60,10 +74,13 @@ pub struct MountArgs {
     /// Then fetch everything else while nobody waits: afterwards the registry may be gone.
     #[arg(long)]
     complete: bool,
+}
 
-    /// Set by --background for the process that serves.
-    #[arg(long, hide = true, env = READY_ON_STDOUT, value_parser = clap::builder::FalseyValueParser::new())]
-    ready_on_stdout: bool,
+impl ServingArgs {
+    /// The profile that was named.
+    pub fn profile(&self) -> Result<Option<StartProfile>, Failure> {
+        self.profile.as_deref().map(profile::read).transpose()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,70 +100,113 @@ pub enum Engine {
     Erofs,
 }
 
-/// Tells the serving process that it is one. The environment, so that the user's arguments need not
-/// be understood a second time.
-const READY_ON_STDOUT: &str = "CLIP_READY_ON_STDOUT";
-/// What the serving process says on its stdout once the mount is there.
-const READY: &[u8] = b"ready\n";
-
 /// Runs the command.
 pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
     check_mount_point(&args.dir)?;
-    match args.background && !args.ready_on_stdout {
-        true => start_in_background(&args.dir),
-        false => serve(common, &args),
+    let dir = args.dir.display();
+    if args.background && !args.ready_on_stdout {
+        background::start([])?;
+        eprintln!("Mounted at {dir}; unmount with `clip umount {dir}`");
+        return Ok(());
     }
-}
-
-fn serve(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
     let started = Instant::now();
-    let profile = args.profile.as_deref().map(profile::read).transpose()?;
+    let profile = args.serving.profile()?;
     let opened = args.source.open(common.verbose)?;
-    // Before the mount is there: a signal from now on unmounts it instead of leaving it behind.
-    let signals = EndSignals::catch(&opened).map_err(Failure::local)?;
     let has = |option| args.options.contains(&option);
     let options = MountOptions {
         suid: has(OptionArg::Suid),
         dev: has(OptionArg::Dev),
         allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
     };
-    let session = mount(&opened, &args.dir, args.engine, options)?;
-    let runtime = opened.runtime.handle();
-    let ahead = (profile.is_some() || args.complete).then(|| {
-        let profile = profile.unwrap_or_default();
-        opened.image.fetch_ahead(profile, args.complete, runtime)
-    });
-    if args.ready_on_stdout {
-        announce_ready();
-    } else {
+    let serving = Serving {
+        dir: &args.dir,
+        engine: args.serving.engine,
+        options,
+        profile,
+        complete: args.serving.complete,
+    };
+    serving.serve(common, &opened, || {
+        if args.ready_on_stdout {
+            return background::announce_ready();
+        }
         let info = opened.image.fs.info();
         eprintln!(
-            "Mounted {} ({}) at {} in {}",
+            "Mounted {} ({}) at {dir} in {}",
             info.name,
             units::bytes(info.unpacked_bytes),
-            args.dir.display(),
             units::seconds(started.elapsed())
         );
-        eprintln!(
-            "Unmount with Ctrl-C or `clip umount {}`",
-            args.dir.display()
-        );
+        eprintln!("Unmount with Ctrl-C or `clip umount {dir}`");
+    })
+}
+
+/// Serves a container's image: in the process that [`Assignment::start`] started.
+pub fn serve_container(
+    common: &CommonArgs,
+    source: &SourceArgs,
+    args: &ServingArgs,
+    assignment: Assignment,
+) -> Result<(), Failure> {
+    let profile = args.profile()?;
+    let opened = source.open_archive(assignment.archive, runtime()?)?;
+    let serving = Serving {
+        dir: &assignment.dir,
+        engine: assignment.engine,
+        // The runtime decides what set-user-ID bits and device nodes may do.
+        options: MountOptions {
+            suid: true,
+            dev: true,
+            allow_other: true,
+        },
+        profile,
+        complete: args.complete,
+    };
+    serving.serve(common, &opened, background::announce_ready)
+}
+
+/// How an opened image is served.
+struct Serving<'a> {
+    dir: &'a Path,
+    engine: Engine,
+    options: MountOptions,
+    profile: Option<StartProfile>,
+    complete: bool,
+}
+
+impl Serving<'_> {
+    /// Mounts `opened`, calls `ready`, and returns when it was unmounted.
+    fn serve(
+        self,
+        common: &CommonArgs,
+        opened: &Opened,
+        ready: impl FnOnce(),
+    ) -> Result<(), Failure> {
+        let dir = self.dir;
+        // Before the mount is there: a signal from now on unmounts it instead of leaving it behind.
+        let signals = EndSignals::catch(opened).map_err(Failure::local)?;
+        let session = mount(opened, dir, self.engine, self.options)?;
+        let runtime = opened.runtime.handle();
+        let ahead = (self.profile.is_some() || self.complete).then(|| {
+            let profile = self.profile.unwrap_or_default();
+            opened.image.fetch_ahead(profile, self.complete, runtime)
+        });
+        ready();
+        unmount_on_signal(opened, dir, signals);
+        session.join().map_err(|error| {
+            Failure::local(format!("serving {} failed: {error}", dir.display()))
+        })?;
+        drop(ahead);
+        if common.verbose {
+            let fetched = opened.image.fetched();
+            eprintln!(
+                "fetched {} ({} bytes) in {}",
+                units::bytes(fetched.bytes),
+                fetched.bytes,
+                units::count(fetched.requests, "request")
+            );
+        }
+        Ok(())
     }
-    unmount_on_signal(&opened, &args.dir, signals);
-    session.join().map_err(|error| {
-        Failure::local(format!("serving {} failed: {error}", args.dir.display()))
-    })?;
-    drop(ahead);
-    if common.verbose {
-        let fetched = opened.image.fetched();
-        eprintln!(
-            "fetched {} ({} bytes) in {}",
-            units::bytes(fetched.bytes),
-            fetched.bytes,
-            units::count(fetched.requests, "request")
-        );
-    }
-    Ok(())
 }
 
 /// Mounts an opened image at `dir`.
@@ -202,52 +262,6 @@ fn check_mount_point(dir: &Path) -> Result<(), Failure> {
         Some(_) => Err(Failure::local(format!(
             "the mount point {shown} is not empty: mounting would hide what is in it; use an empty directory"
         ))),
-    }
-}
-
-/// Starts this program again as the server, in a session of its own, and waits until it is ready or
-/// has failed. What it complains of until then reaches the user's terminal.
-fn start_in_background(dir: &Path) -> Result<(), Failure> {
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::local(format!("cannot find the clip program: {error}")))?;
-    let mut child = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .env(READY_ON_STDOUT, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| Failure::local(format!("cannot start the server: {error}")))?;
-    let mut said = Vec::new();
-    let mut stdout = child.stdout.take().expect("stdout is piped");
-    let _ = stdout.read_to_end(&mut said);
-    if said == READY {
-        eprintln!(
-            "Mounted at {}; unmount with `clip umount {}`",
-            dir.display(),
-            dir.display()
-        );
-        return Ok(());
-    }
-    // The server has printed the reason itself.
-    let status = child
-        .wait()
-        .map_err(|error| Failure::local(format!("cannot wait for the server: {error}")))?;
-    std::process::exit(status.code().unwrap_or(1));
-}
-
-/// Tells the parent, then lets go of the terminal.
-fn announce_ready() {
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(READY).and_then(|()| stdout.flush());
-    let _ = nix::unistd::setsid();
-    if let Ok(null) = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-    {
-        let _ = nix::unistd::dup2_stdout(&null);
-        let _ = nix::unistd::dup2_stderr(&null);
     }
 }
 

@@ -1,6 +1,6 @@
 //! kill -9 of `clip` at any moment: repeating the command is all that is needed.
 
-use crate::scene::{Scene, engine_is_erofs, is_mounted};
+use crate::scene::{Scene, engine_is_erofs, is_mounted, serving};
 use clip_testkit::{
     guard::{Mounted, Running, wait_until},
     images,
@@ -139,19 +139,4 @@ fn s9_ctrl_c_unmounts() {
         assert_eq!(server.wait(), Some(0), "{}", server.log());
         assert!(!is_mounted(&dir));
     }
-}
-
-/// Processes whose environment names this scene's state directory.
-fn serving(scene: &Scene) -> Vec<String> {
-    let wanted = format!("CLIP_STATE_DIR={}", scene.state().display());
-    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    processes
-        .filter(|process| {
-            let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
-            environment
-                .split(|&byte| byte == 0)
-                .any(|variable| variable == wanted.as_bytes())
-        })
-        .map(|process| process.file_name().into_string().unwrap())
-        .collect()
 }

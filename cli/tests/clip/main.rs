@@ -1,8 +1,9 @@
 //! The real `clip` program on real images, registries and mounts, as root. Tests name the row of the product's promises
-//! that they check (S1 to S9).
+//! that they check (S1 to S10).
 
 mod archive;
 mod artifacts;
+mod bundles;
 mod cache;
 mod containers;
 mod differential;
@@ -16,6 +17,7 @@ mod profile;
 mod promises;
 mod reads;
 mod reuse;
+mod runs;
 mod scene;
 mod sharing;
 mod soak;

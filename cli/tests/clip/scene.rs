@@ -238,3 +238,18 @@ pub fn is_mounted(path: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     table.contains(&format!(" {} ", path.display()))
 }
+
+/// Processes whose environment names this scene's state directory.
+pub fn serving(scene: &Scene) -> Vec<String> {
+    let wanted = format!("CLIP_STATE_DIR={}", scene.state().display());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    processes
+        .filter(|process| {
+            let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+            environment
+                .split(|&byte| byte == 0)
+                .any(|variable| variable == wanted.as_bytes())
+        })
+        .map(|process| process.file_name().into_string().unwrap())
+        .collect()
+}

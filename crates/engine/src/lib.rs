@@ -5,6 +5,7 @@
 //! a Kubernetes condition shows, and the state directory of a node.
 
 mod fetch_ahead;
+mod image_file;
 mod index_image;
 mod layer_content;
 mod open_image;
@@ -23,6 +24,7 @@ pub use clip_fs::{
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;
 pub use fetch_ahead::FetchAhead;
+pub use image_file::ImageFileError;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};
 pub use open_image::{Node, NodeOptions, OpenImageError, OpenedImage};
 pub use state_dir::StateDir;

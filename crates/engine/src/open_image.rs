@@ -54,6 +54,8 @@ pub struct OpenedImage {
     pub source: BlobSource,
     /// The expanded tree, a file.
     pub tree: PathBuf,
+    /// The image configuration, as the archive holds it; empty for an artifact without one.
+    pub config: Arc<[u8]>,
     /// Digests of the layers' sections, base first.
     pub(crate) sections: Arc<[Digest]>,
     /// What a profile that is being recorded has so far.
@@ -152,6 +154,7 @@ impl Node {
             fs,
             source,
             tree: self.state.tree(&head.tree_digest()),
+            config: head.config.as_slice().into(),
             sections,
             touches: Arc::default(),
         })

@@ -38,7 +38,31 @@ impl MountPoint {
 
 /// All mounts that this process sees.
 pub fn all() -> io::Result<Vec<MountPoint>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
+    table_of("self")
+}
+
+/// Those processes that this one sees whose root directory is on the filesystem that is mounted as `mount`: containers
+/// that run on it, in mount namespaces of their own, which keep umount(2) from saying that it is in use.
+pub fn rooted_in(mount: &MountPoint) -> io::Result<Vec<u32>> {
+    let is_root = |other: &&MountPoint| other.path == Path::new("/");
+    let mut pids = Vec::new();
+    for process in std::fs::read_dir("/proc")? {
+        let name = process?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // It may have ended by now, or have no mounts, as a zombie.
+        let table = table_of(&format!("{pid}")).unwrap_or_default();
+        let root = table.iter().rev().find(is_root);
+        if root.is_some_and(|root| (root.major, root.minor) == (mount.major, mount.minor)) {
+            pids.push(pid);
+        }
+    }
+    Ok(pids)
+}
+
+fn table_of(process: &str) -> io::Result<Vec<MountPoint>> {
+    let table = std::fs::read(format!("/proc/{process}/mountinfo"))?;
     Ok(table
         .split(|&b| b == b'\n')
         .filter_map(parse_line)
@@ -104,6 +128,16 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_are_found_by_what_their_root_is_mounted_from() {
+        let all = all().unwrap().into_iter();
+        let root = all.rev().find(|mount| mount.path == Path::new("/"));
+        let mut root = root.unwrap();
+        assert!(rooted_in(&root).unwrap().contains(&std::process::id()));
+        root.minor += 1 << 19;
+        assert_eq!(rooted_in(&root).unwrap(), [0; 0]);
+    }
 
     #[test]
     fn a_line_with_optional_fields_and_escapes_is_understood() {

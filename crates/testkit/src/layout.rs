@@ -39,6 +39,18 @@ impl Layer {
         self.entry(tar::EntryType::Directory, path, 0o755, &[])
     }
 
+    /// Adds a symbolic link.
+    pub fn link(mut self, path: &str, target: &str) -> Layer {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
+        header.set_size(0);
+        self.0
+            .append_link(&mut header, path, target)
+            .expect("writing to memory");
+        self
+    }
+
     /// Adds an entry of any type.
     pub fn entry(mut self, kind: tar::EntryType, path: &str, mode: u32, content: &[u8]) -> Layer {
         let mut header = tar::Header::new_gnu();
@@ -93,6 +105,47 @@ pub fn write(dir: &Path, layers: Vec<Layer>, flaw: Flaw) -> Result<PathBuf> {
         _ => "application/vnd.oci.image.manifest.v1+json",
     };
     let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": descriptors });
+    let manifest = add_json(dir, &manifest, media_type)?;
+    tag_latest(dir, manifest)
+}
+
+/// Writes a layout whose one image, tag `latest`, is that of the layout `base` with `layer` on top and `config` as what it
+/// says about containers. Returns `dir`.
+pub fn on_top(dir: &Path, base: &Path, layer: Layer, config: Value) -> Result<PathBuf> {
+    let blob = |dir: &Path, descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap_or_default();
+        dir.join("blobs/sha256")
+            .join(digest.trim_start_matches("sha256:"))
+    };
+    let document =
+        |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&std::fs::read(path)?)?) };
+    let index = document(base.join("index.json"))?;
+    let manifest = document(blob(base, &index["manifests"][0]))?;
+    let mut image = document(blob(base, &manifest["config"]))?;
+    let mut layers = manifest["layers"].as_array().cloned().unwrap_or_default();
+    std::fs::create_dir_all(dir.join("blobs/sha256"))?;
+    for below in &layers {
+        std::os::unix::fs::symlink(blob(base, below).canonicalize()?, blob(dir, below))?;
+    }
+    let tar = layer.tar();
+    layers.push(add_blob(
+        dir,
+        &gzip(&tar)?,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+    )?);
+    let mut diff_ids = image["rootfs"]["diff_ids"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    diff_ids.push(digest_of(&tar).into());
+    image["rootfs"]["diff_ids"] = diff_ids.into();
+    image["config"] = config;
+    // It would have to tell of the new layer, too.
+    image.as_object_mut().map(|image| image.remove("history"));
+    let config = add_json(dir, &image, "application/vnd.oci.image.config.v1+json")?;
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest =
+        json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers });
     let manifest = add_json(dir, &manifest, media_type)?;
     tag_latest(dir, manifest)
 }

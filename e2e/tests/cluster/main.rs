@@ -7,6 +7,7 @@ mod deaths;
 mod errors;
 mod judge;
 mod kube;
+mod nested;
 mod node;
 mod pending;
 mod quickstart;
