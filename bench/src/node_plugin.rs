@@ -120,11 +120,13 @@ impl NodePlugin {
 
     /// Starts another plugin, which stands by, and tells the old one to stop.
     pub fn upgrade(&mut self) -> Result<()> {
+        let old = pid(self.plugin.id())?;
         let next = start_plugin(self.dir.path(), self.engine)?;
+        let mut ended = std::mem::replace(&mut self.plugin, next);
         std::thread::sleep(Duration::from_millis(500));
-        let mut old = std::mem::replace(&mut self.plugin, next);
-        kill_process(pid(old.id())?, Signal::TERM)?;
-        old.wait()?;
+        let told = kill_process(old, Signal::TERM);
+        ended.wait()?;
+        told?;
         self.wait()
     }
 

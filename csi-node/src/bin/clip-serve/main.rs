@@ -4,6 +4,7 @@
 //! (`clip_csi_node::wire`). It mounts nothing and **never looks into a mount of its own**: a thread that waits for itself
 //! could not even be killed. It ends when control does, and every connection with it.
 
+mod memory;
 mod own_view;
 mod served;
 
@@ -101,6 +102,7 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .context("cannot ask for the parent-death signal")?;
     own_view::hide(&args.hide)?;
+    memory::pay_for_what_is_used()?;
     let control = io::stdin()
         .as_fd()
         .try_clone_to_owned()
