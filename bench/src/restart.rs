@@ -154,8 +154,13 @@ pub fn notice(kind: &str, tree: &Path, seed: u64) -> Result<()> {
             }
         }
         _ => {
+            let mut dirs = Vec::new();
             while !ENOUGH.load(Ordering::Relaxed) {
-                take(&mut || files_below(tree).map(drop).map_err(std::io::Error::other));
+                let dir = dirs.pop().unwrap_or_else(|| tree.to_owned());
+                take(&mut || {
+                    list(&dir, &mut dirs, &mut Vec::new())?;
+                    Ok(())
+                });
             }
         }
     }
@@ -172,17 +177,29 @@ fn read_past_the_cache(file: &Path, offset: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            files.extend(files_below(&entry.path())?);
-        } else if kind.is_file() {
-            let size = entry.metadata()?.len();
-            files.extend((size > 0).then(|| (entry.path(), size)));
-        }
+/// All files that are not empty, with their sizes.
+fn files_below(tree: &Path) -> std::io::Result<Vec<(PathBuf, u64)>> {
+    let (mut dirs, mut files) = (vec![tree.to_owned()], Vec::new());
+    while let Some(dir) = dirs.pop() {
+        list(&dir, &mut dirs, &mut files)?;
     }
     Ok(files)
+}
+
+/// Looks at everything in one directory.
+fn list(
+    dir: &Path,
+    dirs: &mut Vec<PathBuf>,
+    files: &mut Vec<(PathBuf, u64)>,
+) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        if about.is_dir() {
+            dirs.push(entry.path());
+        } else if about.is_file() && about.len() > 0 {
+            files.push((entry.path(), about.len()));
+        }
+    }
+    Ok(())
 }
