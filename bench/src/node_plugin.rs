@@ -138,10 +138,13 @@ impl NodePlugin {
         Ok(())
     }
 
-    /// Resident memory of plugin and server, and of the keeper, in bytes (proc_pid_status(5)).
-    pub fn memory(&self) -> Result<(f64, f64)> {
-        let plugin = resident(self.plugin.id())? + resident(self.server()?)?;
-        Ok((plugin, resident(self.keeper.id())?))
+    /// Resident memory of plugin, server and keeper, in bytes (proc_pid_status(5)).
+    pub fn memory(&self) -> Result<[f64; 3]> {
+        Ok([
+            resident(self.plugin.id())?,
+            resident(self.server()?)?,
+            resident(self.keeper.id())?,
+        ])
     }
 
     /// The server is a child of one of the plugin's threads.

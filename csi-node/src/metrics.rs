@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
 
+use crate::mounts::Counted;
 use crate::wire::CacheCounts;
 
 /// Upper bounds in seconds: a mount from disk takes 10 ms, one that waits for the index up to 100 s.
@@ -25,7 +26,7 @@ pub struct NodeMetrics {
     requests: Family<RequestLabels, Counter>,
     duration: Histogram,
     archives: Gauge,
-    volumes: Gauge,
+    volumes: Family<EngineLabels, Gauge>,
     /// Times that clip-serve ended and was started again.
     pub serve_restarts: Counter,
     cache: CacheMetrics,
@@ -49,6 +50,11 @@ struct ReadLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EngineLabels {
+    engine: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     method: &'static str,
     code: String,
@@ -61,7 +67,7 @@ impl NodeMetrics {
             requests: metrics.counters(&CSI_REQUESTS),
             duration: metrics.histogram(&CSI_REQUEST_DURATION, &BUCKETS),
             archives: metrics.gauge(&CSI_ARCHIVES_MOUNTED),
-            volumes: metrics.gauge(&CSI_VOLUMES),
+            volumes: metrics.gauges(&CSI_VOLUMES),
             serve_restarts: metrics.counter(&SERVE_RESTARTS),
             cache: CacheMetrics {
                 size: metrics.gauge(&CACHE_SIZE),
@@ -91,14 +97,7 @@ impl NodeMetrics {
     }
 
     /// One finished request, and what is mounted after it.
-    pub fn record(
-        &self,
-        method: &'static str,
-        code: Code,
-        took: Duration,
-        archives: usize,
-        volumes: usize,
-    ) {
+    pub fn record(&self, method: &'static str, code: Code, took: Duration, mounted: Counted) {
         self.requests
             .get_or_create(&RequestLabels {
                 method,
@@ -106,8 +105,11 @@ impl NodeMetrics {
             })
             .inc();
         self.duration.observe(took.as_secs_f64());
-        self.archives.set(archives as i64);
-        self.volumes.set(volumes as i64);
+        self.archives.set(mounted.archives as i64);
+        for (engine, volumes) in [("fuse", mounted.by_fuse), ("erofs", mounted.by_kernel)] {
+            let gauge = self.volumes.get_or_create(&EngineLabels { engine });
+            gauge.set(volumes as i64);
+        }
     }
 }
 

@@ -66,6 +66,8 @@ struct Base {
     /// Which life of the server serves it; `None` while none does.
     served_by: Option<u64>,
     summary: Summary,
+    /// Whether the kernel serves its tree.
+    by_kernel: bool,
     /// The targets it is bound to, and which folder of the image each of them shows.
     targets: BTreeMap<PathBuf, String>,
     /// Set when it left the table: whoever waited for it starts over.
@@ -105,6 +107,19 @@ pub struct Bound {
     pub path: String,
     /// The image's size.
     pub summary: Summary,
+    /// Whether the kernel serves its tree (engine erofs).
+    pub by_kernel: bool,
+}
+
+/// How much is mounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Archives.
+    pub archives: usize,
+    /// Volumes of pods whose tree clip-serve serves.
+    pub by_fuse: usize,
+    /// Volumes of pods whose tree the kernel serves.
+    pub by_kernel: usize,
 }
 
 /// Why an archive could not be shown in a pod.
@@ -211,6 +226,7 @@ impl Mounts {
                 archive: archive.digest.clone(),
                 path: path.clone(),
                 summary: base.summary,
+                by_kernel: base.by_kernel,
             };
             self.bound().insert(target.clone(), bound);
         }
@@ -282,9 +298,16 @@ impl Mounts {
         self.bound().get(target).cloned()
     }
 
-    /// How many archives are mounted, and how many targets they are bound to.
-    pub fn count(&self) -> (usize, usize) {
-        (self.archives().len(), self.bound().len())
+    /// What is mounted now.
+    pub fn count(&self) -> Counted {
+        let archives = self.archives().len();
+        let bound = self.bound();
+        let by_kernel = bound.values().filter(|bound| bound.by_kernel).count();
+        Counted {
+            archives,
+            by_fuse: bound.len() - by_kernel,
+            by_kernel,
+        }
     }
 
     /// The entry of an archive, locked; a new one if there is none.
@@ -427,6 +450,7 @@ impl Mounts {
 
     /// Lets the kernel serve the tree where the node's engine is EROFS.
     async fn cover(&self, base: &mut Base, serving: Serving) -> Result<(), MountError> {
+        base.by_kernel = false;
         if !self.engines.wants_kernel() {
             return Ok(());
         }
@@ -439,6 +463,7 @@ impl Mounts {
             self.give_up(base).await;
             return covered;
         }
+        base.by_kernel = covered.is_ok();
         self.engines.judge(covered)
     }
 
@@ -457,6 +482,14 @@ impl Mounts {
             syscalls::standing(&archive, &point, targets)
         })
         .await?;
+        base.by_kernel = standing.living.len() > 1;
+        for target in base.targets.keys() {
+            // Of an earlier life only the target and the folder were known.
+            if let Some(bound) = self.bound().get_mut(target) {
+                bound.summary = base.summary;
+                bound.by_kernel = base.by_kernel;
+            }
+        }
         for target in standing.unbound {
             let path = base.targets[&target].clone();
             if let Err(error) = self.bind(base, &target, &path).await {
@@ -491,6 +524,7 @@ impl Mounts {
             archive: base.archive.digest.clone(),
             path: path.to_owned(),
             summary: base.summary,
+            by_kernel: base.by_kernel,
         };
         self.bound().insert(target.to_owned(), bound);
         Ok(())
@@ -556,6 +590,7 @@ impl Base {
             connection: None,
             served_by: None,
             summary: Summary::default(),
+            by_kernel: false,
             targets: BTreeMap::new(),
             retired: false,
         }

@@ -105,9 +105,8 @@ impl NodeService {
         let begun = Instant::now();
         let outcome = work.await;
         let code = outcome.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        let (archives, volumes) = self.publisher.mounts.count();
-        self.metrics
-            .record(method, code, begun.elapsed(), archives, volumes);
+        let mounted = self.publisher.mounts.count();
+        self.metrics.record(method, code, begun.elapsed(), mounted);
         let took_ms = begun.elapsed().as_millis() as u64;
         match &outcome {
             // Kubelet repeats every publish about once a minute: not worth a line in the log.

@@ -128,6 +128,11 @@ fn a_killed_plugin_is_noticed_by_nobody() {
             readers.have_all(&scene);
         }
         assert!(fs::read(sub_path.join("7")).unwrap() == part(7));
+        scene.wait_until("its size is known again", || {
+            scene
+                .stats(&target)
+                .is_ok_and(|stats| stats.usage[0].used >= 1 << 20)
+        });
         assert_eq!(devices(&scene), before, "nothing was mounted anew");
         rustix::mount::unmount(&sub_path, rustix::mount::UnmountFlags::empty()).unwrap();
         scene.unpublish(&target).unwrap();

@@ -9,13 +9,12 @@ use std::time::Instant;
 
 use clip_csi_node::csi::registration::InfoRequest;
 use clip_csi_node::csi::registration::registration_client::RegistrationClient;
-use clip_csi_node::csi::v1::{NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse};
 use clip_csi_node::mountinfo;
-use common::{IMAGE, Scene, big, kill, publish_request, volume_id};
+use common::{IMAGE, Scene, big, kill, publish_request};
 use nix::sys::signal::Signal;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// `volumeAttributes` of a pod.
 type Attributes<'a> = &'a [(&'a str, &'a str)];
@@ -24,22 +23,6 @@ const DATA: Attributes<'_> = &[("clipImage", IMAGE)];
 
 fn greeting(target: &Path) -> io::Result<String> {
     fs::read_to_string(target.join("etc/greeting"))
-}
-
-fn stats(scene: &Scene, target: &Path) -> Result<NodeGetVolumeStatsResponse, Status> {
-    let request = NodeGetVolumeStatsRequest {
-        volume_id: volume_id(target),
-        volume_path: target.to_str().unwrap().into(),
-        ..Default::default()
-    };
-    scene.run(async {
-        Ok(scene
-            .node()
-            .await?
-            .node_get_volume_stats(request)
-            .await?
-            .into_inner())
-    })
 }
 
 #[test]
@@ -255,16 +238,16 @@ fn somebody_elses_mount_is_neither_covered_nor_taken_away() {
 fn statistics_come_from_memory_and_only_for_published_volumes() {
     let scene = Scene::running();
     let target = scene.target("one");
-    assert_eq!(stats(&scene, &target).unwrap_err().code(), Code::NotFound);
+    assert_eq!(scene.stats(&target).unwrap_err().code(), Code::NotFound);
     scene.publish(&target, DATA).unwrap();
     // A server that is stopped answers nobody; statistics must not wait for it.
     let serve = scene.serve_pid().unwrap();
     kill(serve, Signal::SIGSTOP);
-    let usage = stats(&scene, &target).unwrap().usage;
+    let usage = scene.stats(&target).unwrap().usage;
     kill(serve, Signal::SIGCONT);
     assert!(usage[0].used >= 1 << 20, "bytes: {usage:?}");
     assert!(usage[1].used >= 5, "files: {usage:?}");
-    assert!(stats(&scene, &scene.target("other")).is_err());
+    assert!(scene.stats(&scene.target("other")).is_err());
 }
 
 #[test]
@@ -347,7 +330,7 @@ fn without_a_keeper_volumes_die_with_the_plugin_and_the_next_one_mends_them() {
     scene
         .publish(&whole, DATA)
         .expect("kubelet publishes again after a restart");
-    assert!(stats(&scene, &part).is_ok());
+    assert!(scene.stats(&part).is_ok());
     for target in [&whole, &part] {
         scene.unpublish(target).unwrap();
     }

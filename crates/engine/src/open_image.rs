@@ -7,7 +7,7 @@ use clip_archive::{
     profile::Touch,
 };
 use clip_cache::{CacheLimits, CacheStats, LayerReader, LayerSpec, SpanCache};
-use clip_fs::{ImageFs, ImageInfo, Layout, Mapped, Session};
+use clip_fs::{Connected, ImageFs, ImageInfo, Layout, Mapped};
 use clip_registry::{
     BlobSource, Client, ClientError, ClientOptions, Credentials, FetchStats, ReferenceError,
 };
@@ -160,24 +160,24 @@ impl Node {
         })
     }
 
-    /// Serves an opened image on a FUSE connection, in the background.
-    pub fn serve(
+    /// An opened image on a FUSE connection, ready to be served.
+    pub fn connect(
         &self,
         image: Arc<ImageFs>,
         connection: OwnedFd,
         layout: Layout,
-    ) -> io::Result<Session> {
-        Session::on_connection(image, connection, layout, self.runtime.clone())
+    ) -> io::Result<Connected> {
+        Connected::new(image, connection, layout, self.runtime.clone())
     }
 
-    /// Goes on serving an opened image on a connection whose server is gone; see [`Session::resume`].
+    /// An opened image on a connection whose server is gone; see [`Connected::resume`].
     pub fn resume(
         &self,
         image: Arc<ImageFs>,
         connection: OwnedFd,
         layout: Layout,
-    ) -> io::Result<Session> {
-        Session::resume(image, connection, layout, self.runtime.clone())
+    ) -> io::Result<Connected> {
+        Connected::resume(image, connection, layout, self.runtime.clone())
     }
 
     /// What the cache did in this process so far.

@@ -4,7 +4,13 @@ use crate::{
     fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout, read_ahead, resume,
 };
 use fuser::{Config, MountOption, SessionACL};
-use std::{io, os::fd::OwnedFd, path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    fmt, io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+};
 use tokio::runtime::Handle;
 
 /// Threads that read requests of one connection. Two: while one waits for the disk under the
@@ -22,32 +28,25 @@ pub struct MountOptions {
     pub allow_other: bool,
 }
 
-/// A connection that is being served in the background.
-#[derive(Debug)]
-pub struct Session {
-    thread: JoinHandle<io::Result<()>>,
-}
+/// A connection whose INIT was answered, and that is to be served.
+pub struct Connected(fuser::Session<FuseAdapter>);
 
-impl Session {
-    /// Serves `image` on the connection `fd` (an open `/dev/fuse` that another process mounts or
-    /// has mounted). Returns once the kernel's INIT was answered.
-    pub fn on_connection(
+impl Connected {
+    /// For `image` on the connection `fd` (an open `/dev/fuse` that another process mounts or has mounted). Returns once
+    /// the kernel's INIT was answered.
+    pub fn new(
         image: Arc<ImageFs>,
         fd: OwnedFd,
         layout: Layout,
         runtime: Handle,
     ) -> io::Result<Self> {
         let adapter = FuseAdapter::new(image, layout, runtime, true);
-        Self::spawn(fuser::Session::from_fd(
-            adapter,
-            fd,
-            SessionACL::All,
-            config(SessionACL::All, vec![]),
-        )?)
+        let config = config(SessionACL::All, vec![]);
+        fuser::Session::from_fd(adapter, fd, SessionACL::All, config).map(Self)
     }
 
-    /// Goes on serving `image` on the connection `fd`, whose server is gone and whose INIT was answered long ago. Requests
-    /// which that one had taken come again, so no reader notices more than a pause.
+    /// For a connection `fd` whose server is gone and whose INIT was answered long ago. Requests which that one had taken
+    /// come again, so no reader notices more than a pause.
     ///
     /// `image` must have the tree that the connection was begun with, byte for byte: the kernel knows its node numbers.
     ///
@@ -60,13 +59,28 @@ impl Session {
         runtime: Handle,
     ) -> io::Result<Self> {
         let adapter = FuseAdapter::new(image, layout, runtime, true);
-        Self::spawn(resume::resume(
-            adapter,
-            fd,
-            config(SessionACL::All, vec![]),
-        )?)
+        resume::resume(adapter, fd, config(SessionACL::All, vec![])).map(Self)
     }
 
+    /// Serves it until the filesystem is unmounted or the connection aborted.
+    pub fn serve(self) -> io::Result<()> {
+        self.0.run()
+    }
+}
+
+impl fmt::Debug for Connected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connected").field(&self.0.as_fd()).finish()
+    }
+}
+
+/// A mount that is being served in the background.
+#[derive(Debug)]
+pub struct Session {
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Session {
     /// Mounts `image` at `dir` and serves it: by mount(2) as root, else through `fusermount3`.
     pub fn mount(
         image: Arc<ImageFs>,

@@ -104,8 +104,8 @@ table! {
         "Time that requests to publish and unpublish volumes took, waiting for an index included";
     CSI_ARCHIVES_MOUNTED = "clip_csi_archives_mounted", Gauge, Count, [], Stable,
         "Archives that are mounted on this node";
-    CSI_VOLUMES = "clip_csi_volumes", Gauge, Count, [], Stable,
-        "Volumes of pods that are published on this node";
+    CSI_VOLUMES = "clip_csi_volumes", Gauge, Count, ["engine"], Stable,
+        "Volumes of pods that are published on this node, by who serves their trees: fuse (Clip) or erofs (the kernel)";
     CACHE_SIZE = "clip_cache_size", Gauge, Bytes, [], Stable,
         "Bytes that the cache of image contents takes on this node's disk";
     CACHE_READS = "clip_cache_reads", Counter, Count, ["result"], Alpha,

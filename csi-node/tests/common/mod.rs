@@ -16,7 +16,8 @@ use clip_csi_node::csi::v1::identity_client::IdentityClient;
 use clip_csi_node::csi::v1::node_client::NodeClient;
 use clip_csi_node::csi::v1::volume_capability::{AccessType, MountVolume};
 use clip_csi_node::csi::v1::{
-    NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
+    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
+    NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
 };
 use clip_csi_node::mountinfo::{self, Mount};
 use clip_engine::SpanLimits;
@@ -345,6 +346,19 @@ impl Scene {
                 .node_unpublish_volume(request)
                 .await
                 .map(drop)
+        })
+    }
+
+    /// How large the volume at `target` is.
+    pub fn stats(&self, target: &Path) -> Result<NodeGetVolumeStatsResponse, Status> {
+        let request = NodeGetVolumeStatsRequest {
+            volume_id: volume_id(target),
+            volume_path: target.to_str().unwrap().into(),
+            ..Default::default()
+        };
+        self.run(async {
+            let stats = self.node().await?.node_get_volume_stats(request).await?;
+            Ok(stats.into_inner())
         })
     }
 

@@ -231,10 +231,10 @@ impl Server {
         }
     }
 
-    /// Answers when the tree can be read, and returns when it is unmounted everywhere.
+    /// Answers when the connection is ready, and serves it until it is unmounted everywhere.
     fn serve(&self, id: u64, wanted: Wanted, descriptor: Option<OwnedFd>) {
         let (digest, is_start) = (wanted.digest.clone(), wanted.resume.is_none());
-        let (served, session) = match Served::start(&self.node, wanted, descriptor) {
+        let (served, connected) = match Served::start(&self.node, wanted, descriptor) {
             Ok(started) => started,
             Err(refusal) => return self.send(id, refused(refusal)),
         };
@@ -244,7 +244,7 @@ impl Server {
             self.record_start(&served, &digest);
         }
         self.send(id, Outcome::Serving(served.serving()));
-        served.wait(session);
+        served.serve(connected);
         let mut all = self.served();
         if all
             .get(&digest)

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use clip_crds::Prefetch;
 use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Serving, Summary};
 use clip_engine::{
-    FetchAhead, Layout, Node, OpenImageError, OpenedImage, Session, StartProfile, StateDir,
+    Connected, FetchAhead, Layout, Node, OpenImageError, OpenedImage, StartProfile, StateDir,
 };
 use clip_registry::{ClientError, Credentials, Digest};
 use tokio::runtime::Handle;
@@ -38,12 +38,12 @@ pub struct Wanted {
 }
 
 impl Served {
-    /// Opens the archive and begins, or goes on, to serve it. When this returns, the tree can be read.
+    /// Opens the archive and answers the kernel's INIT, or takes the place of who did.
     pub fn start(
         node: &Node,
         wanted: Wanted,
         connection: Option<OwnedFd>,
-    ) -> Result<(Served, Session), Refusal> {
+    ) -> Result<(Served, Connected), Refusal> {
         let Wanted {
             archive,
             digest,
@@ -63,7 +63,7 @@ impl Served {
         if awaits_credentials {
             image.expect_credentials();
         }
-        let session = match resume {
+        let connected = match resume {
             None => begin(node, &image, connection)?,
             Some(tree) => go_on(node, &image, connection, &tree)?,
         };
@@ -74,7 +74,7 @@ impl Served {
             ahead: Mutex::default(),
             recording: Mutex::default(),
         };
-        Ok((served, session))
+        Ok((served, connected))
     }
 
     /// Fetches with other credentials from now on.
@@ -136,10 +136,10 @@ impl Served {
         }
     }
 
-    /// Waits until the image is unmounted everywhere.
-    pub fn wait(&self, session: Session) {
+    /// Serves the image until it is unmounted everywhere.
+    pub fn serve(&self, connection: Connected) {
         let archive = &self.digest;
-        let outcome = session.join();
+        let outcome = connection.serve();
         self.end_recording();
         let fetched = self.image.fetched();
         match outcome {
@@ -150,9 +150,9 @@ impl Served {
 }
 
 /// Answers the kernel's INIT and everything after it.
-fn begin(node: &Node, image: &OpenedImage, connection: OwnedFd) -> Result<Session, Refusal> {
-    let session = node.serve(image.fs.clone(), connection, Layout::TreeAndBlobs);
-    session.map_err(|error| Refusal {
+fn begin(node: &Node, image: &OpenedImage, connection: OwnedFd) -> Result<Connected, Refusal> {
+    let connected = node.connect(image.fs.clone(), connection, Layout::TreeAndBlobs);
+    connected.map_err(|error| Refusal {
         reason: Reason::Internal,
         message: format!("the kernel does not accept the FUSE connection: {error}"),
     })
@@ -165,7 +165,7 @@ fn go_on(
     image: &OpenedImage,
     connection: OwnedFd,
     tree: &str,
-) -> Result<Session, Refusal> {
+) -> Result<Connected, Refusal> {
     let cannot = |message: String| Refusal {
         reason: Reason::CannotResume,
         message,
@@ -175,8 +175,8 @@ fn go_on(
             "the connection was begun with another tree".to_owned(),
         ));
     }
-    let session = node.resume(image.fs.clone(), connection, Layout::TreeAndBlobs);
-    session.map_err(|error| {
+    let connected = node.resume(image.fs.clone(), connection, Layout::TreeAndBlobs);
+    connected.map_err(|error| {
         cannot(format!(
             "the kernel does not let the connection go on: {error}"
         ))
