@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use memmap2::Mmap;
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io};
 
 /// The bytes of a file that nobody changes: files of the node's state directory are written under
 /// another name, then renamed, and never touched again.
@@ -10,12 +10,11 @@ use std::{fs::File, io, path::Path};
 pub struct Mapped(Mmap);
 
 impl Mapped {
-    /// Maps the file at `path`.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+    /// Maps `file`. Of a mapping only what was looked at is in this process's memory, until it goes.
+    pub fn new(file: &File) -> io::Result<Self> {
         // SAFETY: the mapping is sound as long as nobody truncates or overwrites the file in
         // place. Only callers' own files, written once by rename, are mapped (see the type).
-        Ok(Self(unsafe { Mmap::map(&file)? }))
+        Ok(Self(unsafe { Mmap::map(file)? }))
     }
 }
 
