@@ -459,12 +459,16 @@ impl Mounts {
             syscalls::cover_tree(&archive, &serving, &point)
         })
         .await;
-        if let Err(MountError::TooSlow { .. }) = covered {
-            self.give_up(base).await;
-            return covered;
-        }
         base.by_kernel = covered.is_ok();
-        self.engines.judge(covered)
+        let judged = match covered {
+            // The server hangs: that says nothing of the kernel.
+            Err(MountError::TooSlow { .. }) => covered,
+            covered => self.engines.judge(covered),
+        };
+        if judged.is_err() {
+            self.give_up(base).await;
+        }
+        judged
     }
 
     /// Binds the targets that show something dead, and detaches what is left of it.
