@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod mountinfo;
 pub mod mounts;
 pub mod node;
+pub mod open_files;
 pub mod profiles;
 pub mod publish;
 pub mod recover;

@@ -19,6 +19,7 @@ use clip_csi_node::identity::IdentityService;
 use clip_csi_node::metrics::NodeMetrics;
 use clip_csi_node::mounts::Mounts;
 use clip_csi_node::node::NodeService;
+use clip_csi_node::open_files;
 use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::publish::Publisher;
 use clip_csi_node::recover::{Places, recover};
@@ -51,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
         Verbosity::verbose_if(args.verbose, Verbosity::Normal),
         args.log_format,
     );
+    open_files::raise_limit();
     // For the Kubernetes client, which takes the process's provider; an error means that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut metrics = Metrics::new("csi-node", env!("CARGO_PKG_VERSION"));

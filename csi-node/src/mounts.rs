@@ -397,7 +397,9 @@ impl Mounts {
                 Ok(true)
             }
             // Readers wait for the next life of the server.
-            Err(error @ (ServeError::Down | ServeError::Silent)) => Err(error),
+            Err(error @ (ServeError::Down | ServeError::Silent | ServeError::Send(_))) => {
+                Err(error)
+            }
             Err(error) => {
                 tracing::error!(archive = %base.archive.digest, %error, "the connection cannot be gone on with");
                 self.give_up(base).await;

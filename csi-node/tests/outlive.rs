@@ -343,3 +343,18 @@ fn the_server_cannot_see_what_it_serves() {
         assert!(!mounts.unwrap().contains("clip:"));
     }
 }
+
+#[test]
+fn open_files_are_limited_by_the_hard_limit_alone() {
+    let scene = kept("auto");
+    scene.publish(&scene.target("one"), DATA).unwrap();
+    for pid in [scene.pid(), scene.serve_pid().unwrap(), scene.keeper_pid()] {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let words: Vec<&str> = line.unwrap().split_whitespace().collect();
+        assert_eq!(words[3], words[4], "{limits}");
+        assert_ne!(words[3], "1024", "{limits}");
+    }
+}

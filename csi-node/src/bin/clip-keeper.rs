@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Parser;
 use clip_csi_node::custody;
 use clip_csi_node::keeper::{self, Ask, Keeper};
+use clip_csi_node::open_files;
 use clip_telemetry::logs::{self, Format, Verbosity};
 
 /// Holds the connections of mounted images, so that the node plugin can be upgraded, or die, while pods read.
@@ -57,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             .and_then(|keeper| keeper.ask(&Ask::Probe {}))
             .with_context(|| format!("no keeper answers on {shown}"));
     }
+    open_files::raise_limit();
     let socket = keeper::listen_on(&args.socket).with_context(|| {
         format!("cannot listen on {shown}: its folder must exist and be writable for root")
     })?;

@@ -168,7 +168,7 @@ impl Scene {
     }
 
     fn spawn(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_clip-csi-node"))
+        with_few_files(env!("CARGO_BIN_EXE_clip-csi-node"))
             .args([
                 "--node-name=here",
                 "--metrics-listen=127.0.0.1:0",
@@ -194,7 +194,7 @@ impl Scene {
         let before = self.read_log().matches("holding connections").count();
         let socket = self.keeper_socket();
         std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
-        let keeper = Command::new(env!("CARGO_BIN_EXE_clip-keeper"))
+        let keeper = with_few_files(env!("CARGO_BIN_EXE_clip-keeper"))
             .arg(format!("--socket={}", socket.display()))
             .arg(format!("--patience={patience}"))
             .stdin(Stdio::null())
@@ -446,6 +446,13 @@ impl Drop for Scene {
             let _ = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH);
         }
     }
+}
+
+/// The program with the soft limit of open files that it has on many nodes.
+fn with_few_files(program: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 1024; exec \"$0\" \"$@\"", program]);
+    command
 }
 
 /// A request as kubelet makes it.

@@ -21,6 +21,7 @@ use anyhow::Context;
 use clap::Parser;
 use clip_crds::Prefetch;
 use clip_csi_node::datagram;
+use clip_csi_node::open_files;
 use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{CacheCounts, Command, Outcome, Reason, Refusal, Reply, Request, Secret};
 use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, parse_bytes};
@@ -101,6 +102,7 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
     // somebody else still holds the socket.
     set_parent_process_death_signal(Some(Signal::KILL))
         .context("cannot ask for the parent-death signal")?;
+    open_files::raise_limit();
     own_view::hide(&args.hide)?;
     memory::pay_for_what_is_used()?;
     let control = io::stdin()
