@@ -29,8 +29,9 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 /// Pauses between the restarts of a server that ends soon after its start: none, then from this, doubling, to `MAX_PAUSE`.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// A server that ends later than this did not fail at its start: readers wait, so the next is started at once.
-const STARTED: Duration = Duration::from_secs(1);
+/// A server that ends later than this did not fail at its start, which takes a few milliseconds: readers wait, so the next
+/// is started at once.
+const STARTED: Duration = Duration::from_millis(250);
 /// How long to wait when the server's socket is full.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
 /// How often the server is asked how it is.

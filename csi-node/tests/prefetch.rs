@@ -37,7 +37,10 @@ fn wait_for_quiet(scene: &Scene) {
 
 #[test]
 fn what_one_start_reads_is_there_before_the_next_one_reads_it() {
-    let mut scene = Scene::running();
+    let mut scene = Scene::new();
+    // EROFS reads on behind the end of a file; whether that is still recorded is a matter of luck.
+    scene.arguments = vec!["--engine=fuse".to_owned()];
+    scene.start();
     let target = scene.target("first");
     let data = [("clipImage", IMAGE)];
     scene.publish(&target, &data).unwrap();
@@ -56,8 +59,10 @@ fn what_one_start_reads_is_there_before_the_next_one_reads_it() {
     let target = scene.target("second");
     scene.publish(&target, &data).unwrap();
     wait_for_quiet(&scene);
+    // What is behind it may be asked for: somebody reads in order.
+    scene.proxy.set(Mood::HangUp);
     assert_eq!(fs::read(target.join("srv/3")).unwrap(), part(3));
-    assert_eq!(scene.proxy.ranges(), [], "it was there");
+    scene.proxy.set(Mood::Relay);
     scene.unpublish(&target).unwrap();
 
     // Unless the pod says otherwise.
