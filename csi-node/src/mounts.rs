@@ -417,7 +417,7 @@ impl Mounts {
             syscalls::detach_all(&point)?;
             let descriptor = syscalls::mount_archive(&archive, &point)?;
             let (major, minor) = syscalls::device_of(&point)?;
-            read_ahead::raise_for_device(major, minor);
+            read_ahead::raise(major, minor);
             Ok((descriptor, format!("{major}:{minor}"), before))
         })
         .await?;

@@ -10,7 +10,6 @@
 //! EROFS holds the devices' files open, so the connection's own mount can be detached at once; the connection ends when
 //! the last user of the EROFS does.
 
-use crate::read_ahead;
 use rustix::{
     fs::CWD,
     mount::{
@@ -70,10 +69,8 @@ impl KernelMount {
 
     fn mount_here(&self, dir: &Path) -> io::Result<()> {
         let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let before = read_ahead::of_erofs();
         self.configure(&context)
             .map_err(|errno| explain(&context, errno.into()))?;
-        read_ahead::raise(read_ahead::of_erofs().difference(&before));
         let mut attributes = MountAttrFlags::MOUNT_ATTR_RDONLY;
         attributes.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !self.suid);
         attributes.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.dev);

@@ -140,6 +140,6 @@ fn config(acl: SessionACL, mount_options: Vec<MountOption>) -> Config {
 /// Raises the read-ahead of the FUSE filesystem mounted at `dir`.
 fn raise_read_ahead(dir: &Path) {
     if let Some(mount) = mount_points::at(dir).ok().flatten() {
-        read_ahead::raise_for_device(mount.major, mount.minor);
+        read_ahead::raise(mount.major, mount.minor);
     }
 }
