@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
+use rustix::io::Errno;
 
 use crate::syscalls::MountError;
 
@@ -52,12 +53,17 @@ impl Engines {
         self.chosen != Engine::Fuse && !self.kernel_cannot.load(Ordering::Relaxed)
     }
 
-    /// What a try of the kernel's EROFS means. With `auto` a kernel that cannot is not asked again, and FUSE serves.
+    /// What a try of the kernel's EROFS means. With `auto` FUSE serves what the kernel does not, and a kernel that cannot
+    /// serve any image is not asked again.
     pub fn judge(&self, tried: Result<(), MountError>) -> Result<(), MountError> {
         match (tried, self.chosen) {
             (Err(error), Engine::Auto) => {
-                tracing::warn!(%error, "this node's kernel does not serve images itself; FUSE does. With engine `fuse` it is not tried");
-                self.kernel_cannot.store(true, Ordering::Relaxed);
+                if is_of_the_kernel(&error) {
+                    tracing::warn!(%error, "this node's kernel does not serve images itself; FUSE does. With engine `fuse` it is not tried");
+                    self.kernel_cannot.store(true, Ordering::Relaxed);
+                } else {
+                    tracing::warn!(%error, "the kernel does not serve this image; FUSE does");
+                }
                 Ok(())
             }
             (tried, _) => tried,
@@ -65,16 +71,27 @@ impl Engines {
     }
 }
 
+/// Whether every other image would fail alike: there is no EROFS (ENODEV), it wants block devices (ENOTBLK, before Linux
+/// 6.12), or lacks a feature, or no overlay can be put on it (EINVAL, EOPNOTSUPP). All else may be gone the next time: a
+/// full disk, too many open files.
+fn is_of_the_kernel(error: &MountError) -> bool {
+    let MountError::Kernel { source, .. } = error else {
+        return false;
+    };
+    let errno = Errno::from_io_error(source);
+    [Errno::NODEV, Errno::NOTBLK, Errno::INVAL, Errno::OPNOTSUPP]
+        .into_iter()
+        .any(|cannot| errno == Some(cannot))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
-    fn cannot() -> Result<(), MountError> {
+    fn failed_with(errno: Errno) -> Result<(), MountError> {
         Err(MountError::Kernel {
             point: "/tree".into(),
-            source: io::ErrorKind::Unsupported.into(),
+            source: errno.into(),
         })
     }
 
@@ -84,15 +101,22 @@ mod tests {
         assert!(engines.wants_kernel());
         engines.judge(Ok(())).unwrap();
         assert!(engines.wants_kernel());
-        engines.judge(cannot()).unwrap();
+        engines.judge(failed_with(Errno::NODEV)).unwrap();
         assert!(!engines.wants_kernel());
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_with_the_next_image() {
+        let engines = Engines::new(Engine::Auto);
+        engines.judge(failed_with(Errno::NOSPC)).unwrap();
+        assert!(engines.wants_kernel());
     }
 
     #[test]
     fn who_names_an_engine_gets_it_or_an_error() {
         assert!(!Engines::new(Engine::Fuse).wants_kernel());
         let engines = Engines::new(Engine::Erofs);
-        engines.judge(cannot()).unwrap_err();
+        engines.judge(failed_with(Errno::NODEV)).unwrap_err();
         assert!(engines.wants_kernel());
     }
 }
