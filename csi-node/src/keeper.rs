@@ -18,7 +18,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +31,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::datagram;
+use crate::server::named_when_ready;
 use crate::wire::Secret;
 
 /// How many clients may wait to be accepted.
@@ -259,17 +259,12 @@ fn send(client: &OwnedFd, answer: &Answer) -> io::Result<()> {
 /// A socket at `path` that only root may use, in place of what an earlier life left there. It gets its name when it is
 /// ready.
 pub fn listen_on(path: &Path) -> io::Result<OwnedFd> {
-    let unnamed = path.with_extension("new");
-    match std::fs::remove_file(&unnamed) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = new_socket()?;
-    bind(&socket, &SocketAddrUnix::new(&unnamed)?)?;
-    std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
-    listen(&socket, BACKLOG)?;
-    std::fs::rename(&unnamed, path)?;
-    Ok(socket)
+    named_when_ready(path, |unnamed| {
+        let socket = new_socket()?;
+        bind(&socket, &SocketAddrUnix::new(unnamed)?)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket)
+    })
 }
 
 /// A socket of the kind that the keeper speaks.

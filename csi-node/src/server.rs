@@ -1,4 +1,4 @@
-//! Unix sockets for gRPC: private from their first moment, and put in place of what an earlier life left there.
+//! Unix sockets, for gRPC and others: private from their first moment, and put in place of what an earlier life left there.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -25,20 +25,10 @@ pub struct SocketError {
 
 impl Socket {
     /// Listens on `path`, for root only.
-    ///
-    /// The socket gets its name when it is ready: whoever finds the name can connect, and a stale socket of an earlier
-    /// life is replaced at once. (Kubelet's plugin watcher leaves out names that begin with a dot.)
     pub fn listen(path: &Path) -> Result<Socket, SocketError> {
         let listen = || {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            std::fs::create_dir_all(folder)?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let unnamed = folder.join(format!(".{name}.new"));
-            remove(&unnamed)?;
-            let listener = UnixListener::bind(&unnamed)?;
-            std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
-            std::fs::rename(&unnamed, path)?;
-            Ok(listener)
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+            named_when_ready(path, |unnamed| UnixListener::bind(unnamed))
         };
         match listen() {
             Ok(listener) => Ok(Socket {
@@ -61,6 +51,21 @@ impl Socket {
             }
         }
     }
+}
+
+/// Makes a socket for root only, and gives it its name when it is ready: whoever finds the name can connect, and a stale
+/// socket of an earlier life is replaced at once. (Kubelet's plugin watcher leaves out names that begin with a dot.)
+pub(crate) fn named_when_ready<S>(
+    path: &Path,
+    listen: impl FnOnce(&Path) -> io::Result<S>,
+) -> io::Result<S> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let unnamed = path.with_file_name(format!(".{name}.new"));
+    remove(&unnamed)?;
+    let socket = listen(&unnamed)?;
+    std::fs::set_permissions(&unnamed, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&unnamed, path)?;
+    Ok(socket)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
