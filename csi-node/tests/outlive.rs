@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clip_testkit::proxy::Mood;
-use common::{IMAGE, Scene, kill, part};
+use common::{IMAGE, Scene, hang, kill, part};
 use nix::sys::signal::Signal;
 use rustix::mount::mount_bind;
 
@@ -268,7 +268,7 @@ fn a_server_that_hangs_is_replaced() {
     let target = scene.target("one");
     scene.publish(&target, DATA).unwrap();
     let server = scene.serve_pid().unwrap();
-    kill(server, Signal::SIGSTOP);
+    hang(server);
     let begun = Instant::now();
     assert!(fs::read(target.join("srv/0")).unwrap() == part(0));
     assert_ne!(scene.serve_pid(), Some(server));

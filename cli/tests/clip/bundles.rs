@@ -24,10 +24,6 @@ use std::{
 /// What a default container of Docker's may do, as the kernel writes it.
 const DOCKERS_CAPABILITIES: &str = "00000000a80425fb";
 
-const CRUN_WITHOUT_V2: &str = r#"#!/bin/sh
-exec unshare --mount --propagation private sh -c 'umount /sys/fs/cgroup/unified && exec crun "$@"' crun "$@"
-"#;
-
 /// An image from Debian packages in a registry, and an archive of it.
 pub struct Stage {
     /// Temporary files of every `clip` here: what is left in it was left behind. First: it is mounted in the scene.
@@ -53,7 +49,7 @@ impl Stage {
                 0o755,
                 b"#!/bin/sh\necho \"entry: $*\"\nexec \"$@\"\n",
             )
-            .entry(tar::EntryType::Directory, "srv/work", 0o777, b"")
+            .entry(tar::EntryType::Directory, "srv/app", 0o777, b"")
             .entry(
                 tar::EntryType::Regular,
                 "usr/local/bin/read-as-owner",
@@ -62,7 +58,7 @@ impl Stage {
             )
             .entry(tar::EntryType::Regular, "etc/only-root", 0o600, b"secret\n");
         let config = json!({
-            "User": "app", "WorkingDir": "/srv/work", "Env": ["GREETING=hi there"],
+            "User": "app", "WorkingDir": "/srv/app", "Env": ["GREETING=hi there"],
             "Entrypoint": ["/usr/local/bin/entry"],
             "Cmd": ["sh", "-c", "id; env | sort; pwd; echo hi >x; cat x"],
         });
@@ -84,20 +80,13 @@ impl Stage {
         command
     }
 
-    /// runc and crun: what to call them, and the program. crun refuses to run where cgroup v1 is in use and v2 has
-    /// controllers as well, so there it does not see v2.
+    /// runc and crun: what to call them, and the program.
     pub fn runtimes(&self) -> [(&'static str, String); 2] {
-        let controllers = std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers");
-        let crun = match controllers.is_ok_and(|names| !names.trim().is_empty()) {
-            false => "crun".to_owned(),
-            true => {
-                let wrapper = self.scene.path("crun");
-                std::fs::write(&wrapper, CRUN_WITHOUT_V2).unwrap();
-                std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).unwrap();
-                path(&wrapper).to_owned()
-            }
-        };
-        [("runc", "runc".to_owned()), ("crun", crun)]
+        let crun = clip_testkit::runtimes::crun(&self.scene.path("crun")).unwrap();
+        [
+            ("runc", "runc".to_owned()),
+            ("crun", path(&crun).to_owned()),
+        ]
     }
 
     /// No process, no mount and no file of a container is left.
@@ -175,14 +164,14 @@ fn expected() -> String {
         "GREETING=hi there",
         "HOME=/home/app",
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "PWD=/srv/work",
+        "PWD=/srv/app",
     ];
     let mut lines = vec![
         "entry: sh -c id; env | sort; pwd; echo hi >x; cat x",
         "uid=1000(app) gid=1001(app) groups=1001(app),44(video)",
     ];
     lines.extend(environment);
-    lines.extend(["/srv/work", "hi"]);
+    lines.extend(["/srv/app", "hi"]);
     lines.join("\n") + "\n"
 }
 
@@ -202,7 +191,7 @@ fn s10_runc_and_crun_start_what_the_archive_says_on_both_engines() {
         for (name, runtime) in stage.runtimes() {
             assert_eq!(made.run_under(&runtime), expected(), "{name} on {engine}");
         }
-        let written = made.dir.join(".clip-bundle/upper/srv/work/x");
+        let written = made.dir.join(".clip-bundle/upper/srv/app/x");
         assert_eq!(std::fs::read_to_string(&written).unwrap(), "hi\n");
         made.umount(&[]);
         assert!(
@@ -225,7 +214,7 @@ fn s10_runc_and_crun_start_what_the_archive_says_on_both_engines() {
 fn s10_a_container_may_what_dockers_may() {
     let stage = Stage::new();
     let script = "
-        grep CapBnd /proc/self/status; read-as-owner /etc/only-root; stat -c '%a %U' / /srv/work; hostname
+        grep CapBnd /proc/self/status; read-as-owner /etc/only-root; stat -c '%a %U' / /srv/app; hostname
         test -c /dev/null && echo x >/dev/null && test -d /dev/pts && test -d /sys/kernel && echo mounts
         if cat /proc/kcore 2>/dev/null | head -c 1 | grep -q .; then echo kcore; fi
         if echo 1 2>/dev/null >/proc/sys/kernel/domainname; then echo sysctl; fi";
@@ -254,7 +243,7 @@ fn s5_s10_a_read_only_bundle_has_no_upper_directory_and_needs_no_runtime_directo
     // No /proc, /sys, /dev in the archive; and what hides a mount point's folder.
     let made = stage.bundle("b", &["--read-only", "--workdir", "/not/there/before"]);
     assert!(!made.dir.join(".clip-bundle/upper").exists());
-    let script = "pwd; stat -c %a /; if touch /srv/work/x 2>/dev/null; then echo written; fi; echo kept >/dev/shm/x; cat /dev/shm/x; ls -d /proc/self";
+    let script = "pwd; stat -c %a /; if touch /srv/app/x 2>/dev/null; then echo written; fi; echo kept >/dev/shm/x; cat /dev/shm/x; ls -d /proc/self";
     let mut spec = made.spec();
     spec["process"]["args"] = json!(["sh", "-c", script]);
     std::fs::write(made.dir.join("config.json"), spec.to_string()).unwrap();

@@ -5,6 +5,7 @@
 //! * [`images`]: the real images that `e2e/images/make` makes; [`layout`]: small ones made of a test's own entries.
 //! * [`kinds`]: every way in which layers are compressed.
 //! * [`tree`]: everything that a directory tree shows, and how two of them differ.
+//! * [`runtimes`]: crun on any machine.
 //! * [`guard`]: processes and mounts that are gone when their guard is dropped, after a panic, too.
 
 pub mod authority;
@@ -14,4 +15,5 @@ pub mod kinds;
 pub mod layout;
 pub mod proxy;
 pub mod registry;
+pub mod runtimes;
 pub mod tree;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::future::Future;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use clip_registry::{
 use clip_testkit::proxy::Proxy;
 use clip_testkit::registry::TestRegistry;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -150,7 +152,7 @@ impl Scene {
     }
 
     /// Ends the plugin with a signal. The one that stands by takes its place; returns when that answers.
-    pub fn replace(&mut self, signal: nix::sys::signal::Signal) {
+    pub fn replace(&mut self, signal: Signal) {
         self.stop(signal);
         self.node = Some(self.others.remove(0));
         let is_registered = || {
@@ -161,7 +163,7 @@ impl Scene {
     }
 
     /// Sends a signal to the one that stands by and waits for its end.
-    pub fn stop_other(&mut self, signal: nix::sys::signal::Signal) -> std::process::ExitStatus {
+    pub fn stop_other(&mut self, signal: Signal) -> std::process::ExitStatus {
         let mut other = self.others.remove(0);
         kill(other.id(), signal);
         other.wait().unwrap()
@@ -259,7 +261,7 @@ impl Scene {
     }
 
     /// Sends a signal to the plugin and waits for its end.
-    pub fn stop(&mut self, signal: nix::sys::signal::Signal) -> std::process::ExitStatus {
+    pub fn stop(&mut self, signal: Signal) -> std::process::ExitStatus {
         let mut node = self.node.take().unwrap();
         kill(node.id(), signal);
         node.wait().unwrap()
@@ -489,8 +491,28 @@ pub fn volume_id(target: &Path) -> String {
 }
 
 /// Sends a signal.
-pub fn kill(pid: u32, signal: nix::sys::signal::Signal) {
+pub fn kill(pid: u32, signal: Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+/// Stops a process, and returns when none of its threads runs any more: after SIGSTOP they do for a moment.
+pub fn hang(pid: u32) {
+    kill(pid, Signal::SIGSTOP);
+    let begun = Instant::now();
+    let is_stopped = |task: PathBuf| {
+        // proc(5): the state follows the name, which is in parentheses.
+        let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .starts_with('T')
+    };
+    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    while !tasks().all(|task| is_stopped(task.unwrap().path())) {
+        assert!(begun.elapsed() < LIMIT, "process {pid} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 async fn push_image(client: &Client, repository: &Repository) {
@@ -517,7 +539,7 @@ async fn push_image(client: &Client, repository: &Repository) {
         .unwrap();
 }
 
-/// `etc/greeting`, `usr/lib/big` (1 MiB), `escape`, a link to `/etc`, and `srv/0` to `srv/7`, the [`part`]s.
+/// `etc/greeting`, `etc/private` for root only, `usr/lib/big` (1 MiB), `escape`, a link to `/etc`, and `srv/0` to `srv/7`, the [`part`]s.
 fn layer() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -528,6 +550,9 @@ fn layer() -> Vec<u8> {
         std::fs::write(path(&format!("srv/{number}")), part(number)).unwrap();
     }
     std::fs::write(path("etc/greeting"), "hello\n").unwrap();
+    std::fs::write(path("etc/private"), "only root\n").unwrap();
+    let for_root = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path("etc/private"), for_root).unwrap();
     std::fs::write(path("usr/lib/big"), big()).unwrap();
     std::os::unix::fs::symlink("/etc", path("escape")).unwrap();
     let output = Command::new("tar")
