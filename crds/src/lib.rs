@@ -5,11 +5,13 @@
 
 pub mod clip_image;
 pub mod condition;
+mod event_note;
 pub mod prefetch;
 pub mod quantity;
 pub mod volume_attributes;
 
 pub use clip_image::{ClipImage, ClipImageSpec, ClipImageStatus};
+pub use event_note::event_note;
 pub use prefetch::Prefetch;
 pub use volume_attributes::{PodInfo, VolumeAttributes, VolumeAttributesError, VolumeSource};
 

@@ -36,5 +36,6 @@ pub mod resolve;
 pub mod serve_process;
 pub mod server;
 pub mod syscalls;
+pub mod troubles;
 pub mod turn;
 pub mod wire;

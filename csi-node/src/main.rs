@@ -28,7 +28,9 @@ use clip_csi_node::registration_server;
 use clip_csi_node::resolve::{Cluster, Resolver};
 use clip_csi_node::serve_process::{ServeProcess, ServeProgram};
 use clip_csi_node::server::Socket;
+use clip_csi_node::troubles::PodEvents;
 use clip_csi_node::turn;
+use clip_csi_node::wire::Report;
 use clip_registry::{ClientOptions, Credentials, PlainHttp, Platform};
 use clip_telemetry::admin::{self, Ready};
 use clip_telemetry::logs::{self, Verbosity};
@@ -86,7 +88,12 @@ async fn main() -> anyhow::Result<()> {
     );
     let publisher = Arc::new(publisher(&args, mounts).await?);
     recover(&places, &publisher.archives, &publisher.mounts, kept).await?;
-    tokio::spawn(watch(serve.clone(), custody, node_metrics.clone()));
+    tokio::spawn(watch(
+        serve.clone(),
+        custody,
+        publisher.clone(),
+        node_metrics.clone(),
+    ));
     tokio::spawn(keep_mounts_alive(
         serve,
         publisher.clone(),
@@ -194,13 +201,17 @@ async fn publisher(args: &Args, mounts: Mounts) -> anyhow::Result<Publisher> {
         hosts_dir: args.hosts_dir.clone(),
         ..ClientOptions::default()
     };
-    let resolver = match &args.clipimages_from {
-        Some(folder) => Resolver::Folder(Folder::new(folder.clone())),
+    let (resolver, events) = match &args.clipimages_from {
+        Some(folder) => {
+            let folder = Folder::new(folder.clone());
+            (Resolver::Folder(folder), PodEvents::nowhere())
+        }
         None => {
             let client = kube::Client::try_default().await;
             let client = client
                 .context("cannot find the Kubernetes API (outside of a cluster set KUBECONFIG)")?;
-            Resolver::Cluster(Cluster::new(client, Platform::host().to_string()))
+            let cluster = Cluster::new(client.clone(), Platform::host().to_string());
+            (Resolver::Cluster(cluster), PodEvents::in_cluster(client))
         }
     };
     let sources = Sources::new(
@@ -218,15 +229,24 @@ async fn publisher(args: &Args, mounts: Mounts) -> anyhow::Result<Publisher> {
         archives,
         mounts,
         args.publish_wait,
+        events,
     ))
 }
 
-/// Passes on that the server is well, with what it counts.
-async fn watch(serve: ServeProcess, custody: Custody, metrics: NodeMetrics) {
+/// Passes on that the server is well, what it counts, and which reads failed.
+async fn watch(
+    serve: ServeProcess,
+    custody: Custody,
+    publisher: Arc<Publisher>,
+    metrics: NodeMetrics,
+) {
     let mut counted = metrics.cache_counter();
-    let well = move |counts, generation| {
+    let well = move |report: Report, generation| {
         custody.alive();
-        counted(counts, generation);
+        counted(report.cache, generation);
+        for failed in &report.failed_reads {
+            publisher.mounts.read_failed(failed);
+        }
     };
     serve.watch(well).await;
 }

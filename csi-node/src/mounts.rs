@@ -32,7 +32,8 @@ use crate::custody::{Connection, Custody, Kept};
 use crate::engines::Engines;
 use crate::serve_process::{ServeError, ServeProcess};
 use crate::syscalls::{self, MountError, within};
-use crate::wire::{Login, Secret, Summary};
+use crate::troubles::{Trouble, Troubles};
+use crate::wire::{FailedRead, Login, Secret, Summary};
 
 /// How long one group of mount calls may take. They take microseconds; a bind waits for the server's answer to a
 /// lookup, which it gives from memory.
@@ -51,6 +52,8 @@ pub struct Mounts {
     archives: Mutex<HashMap<Digest, Arc<AsyncMutex<Base>>>>,
     /// What is bound where, for questions that must not wait.
     bound: Mutex<HashMap<PathBuf, Bound>>,
+    /// What their pods are to be told.
+    pub troubles: Troubles,
 }
 
 /// The mount of one archive and its users.
@@ -143,6 +146,7 @@ impl Mounts {
             engines,
             archives: Mutex::default(),
             bound: Mutex::default(),
+            troubles: Troubles::default(),
         }
     }
 
@@ -219,6 +223,7 @@ impl Mounts {
 
     /// Takes the target away, whatever its state, with its folder, and the archive's mount with its last user.
     pub async fn detach(&self, target: &Path) -> Result<(), MountError> {
+        self.troubles.take(target);
         let archive = self.bound().get(target).map(|bound| bound.archive.clone());
         let base = archive.and_then(|archive| self.archives().get(&archive).cloned());
         match base {
@@ -280,6 +285,16 @@ impl Mounts {
     /// What is bound to `target`, as far as this process knows.
     pub fn at(&self, target: &Path) -> Option<Bound> {
         self.bound().get(target).cloned()
+    }
+
+    /// Has the pods of an image told of a read that failed.
+    pub fn read_failed(&self, failed: &FailedRead) {
+        for (target, bound) in &*self.bound() {
+            if bound.archive == failed.archive_digest {
+                self.troubles
+                    .add(target, Trouble::ReadFailed(failed.clone()));
+            }
+        }
     }
 
     /// What is mounted now.

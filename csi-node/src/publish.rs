@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use clip_crds::PodInfo;
 use tracing::Instrument;
 
 use crate::archive_sources::FetchError;
@@ -20,6 +21,7 @@ use crate::request::{Identity, PublishRequest, RequestError};
 use crate::resolve::{ArchiveRef, ResolveError, Resolver};
 use crate::serve_process::ServeError;
 use crate::syscalls::MountError;
+use crate::troubles::PodEvents;
 use crate::wire::Reason;
 
 /// Publishes volumes on this node.
@@ -33,6 +35,8 @@ pub struct Publisher {
     pub mounts: Mounts,
     /// How long a publish waits for an image that is being indexed.
     pub patience: Duration,
+    /// Tells pods what went wrong with their volumes.
+    pub events: PodEvents,
     locks: TargetLocks,
     /// What was asked for, by target: a repetition must be recognised. Not known after a restart.
     published: Mutex<HashMap<PathBuf, Identity>>,
@@ -91,6 +95,7 @@ impl Publisher {
         archives: Archives,
         mounts: Mounts,
         patience: Duration,
+        events: PodEvents,
     ) -> Publisher {
         let (locks, published) = (TargetLocks::default(), Mutex::default());
         Publisher {
@@ -98,6 +103,7 @@ impl Publisher {
             archives,
             mounts,
             patience,
+            events,
             locks,
             published,
         }
@@ -171,14 +177,15 @@ impl Publisher {
         Ok(is_there)
     }
 
-    /// What a repeated publish is good for: new credentials, and mending a mount that could not be mended before.
+    /// What a repeated publish is good for: new credentials, mending a mount that could not be mended before, and telling
+    /// the pod what went wrong.
     /// It never fails, because kubelet would take a failure as one of the running pod's volume.
     fn refresh(self: &Arc<Self>, request: &PublishRequest) {
         let Some(bound) = self.mounts.at(&request.target) else {
             return;
         };
         let (publisher, credentials) = (self.clone(), request.credentials.clone());
-        let prefetch = request.attributes.prefetch;
+        let (target, attributes) = (request.target.clone(), request.attributes.clone());
         tokio::spawn(async move {
             if let Some(credentials) = credentials {
                 publisher
@@ -188,9 +195,10 @@ impl Publisher {
             }
             publisher.mounts.heal_archive(&bound.archive).await;
             // Forgotten when this process was started again.
-            if let Some(prefetch) = prefetch {
+            if let Some(prefetch) = attributes.prefetch {
                 publisher.mounts.prefetch(&bound.archive, prefetch).await;
             }
+            publisher.tell_trouble(&target, &attributes.pod).await;
         });
     }
 
@@ -220,8 +228,17 @@ impl Publisher {
         }
         attached?;
         tracing::info!(image = %request.attributes.source, archive = %binding.archive.digest, "volume published");
+        self.tell_trouble(&request.target, &request.attributes.pod)
+            .await;
         self.published().insert(request.target, request.identity);
         Ok(())
+    }
+
+    /// Tells the pod what went wrong with its volume since kubelet asked the last time.
+    async fn tell_trouble(&self, target: &Path, pod: &PodInfo) {
+        if let Some(trouble) = self.mounts.troubles.take(target) {
+            self.events.tell(pod, &trouble).await;
+        }
     }
 
     fn published(&self) -> MutexGuard<'_, HashMap<PathBuf, Identity>> {

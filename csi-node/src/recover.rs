@@ -22,6 +22,7 @@ use crate::custody::Kept;
 use crate::mountinfo::{self, Mount};
 use crate::mounts::Mounts;
 use crate::syscalls::{self, MountError, TREE};
+use crate::troubles::Trouble;
 
 /// The folders below which mounts are ours to mend.
 #[derive(Clone, Debug)]
@@ -72,12 +73,9 @@ pub fn plan(
     // Of mounts stacked on one target the last one is what the pod sees.
     let mut volumes: BTreeMap<&Path, Option<(Digest, String)>> = BTreeMap::new();
     for (mount, archive) in ours().filter(|(mount, _)| belongs(mount)) {
-        let is_volume = !is_base(mount) && !is_sub_path(&mount.point) && on_disk(&archive);
-        let path = if is_volume {
-            path_in_image(mount)
-        } else {
-            None
-        };
+        let path = (is_volume(&mount.point, places) && on_disk(&archive))
+            .then(|| path_in_image(mount))
+            .flatten();
         volumes.insert(&mount.point, path.map(|path| (archive, path)));
     }
 
@@ -130,6 +128,11 @@ pub fn plan(
 fn top_device<'a>(table: &'a [Mount], point: &Path) -> Option<&'a str> {
     let top = table.iter().rfind(|mount| mount.point == point)?;
     Some(&top.device)
+}
+
+/// Whether it is a pod's volume that is mounted at `point`.
+fn is_volume(point: &Path, places: &Places) -> bool {
+    base_of(point, &places.mounts).is_none() && !is_sub_path(point)
 }
 
 /// Kubelet binds `subPath`s of a volume below this folder, and binds them again when it finds them unmounted.
@@ -198,7 +201,11 @@ pub async fn recover(
     for point in &plan.detach {
         match syscalls::detach_all(point) {
             Ok(_) => {
-                tracing::info!(point = %point.display(), "detached a mount of an earlier life")
+                tracing::info!(point = %point.display(), "detached a mount of an earlier life");
+                if is_volume(point, places) {
+                    // If its pod is still there, kubelet publishes it again.
+                    mounts.troubles.add(point, Trouble::Lost);
+                }
             }
             Err(error) => tracing::error!(%error, "cannot detach a mount of an earlier life"),
         }

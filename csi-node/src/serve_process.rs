@@ -20,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::datagram;
-use crate::wire::{CacheCounts, Command, Outcome, Refusal, Reply, Request, Serving};
+use crate::wire::{Command, Outcome, Refusal, Reply, Report, Request, Serving};
 
 /// How long the server may take for an answer. Opening an archive reads one local file: seconds mean a dying disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -150,10 +150,10 @@ impl ServeProcess {
         }
     }
 
-    /// What the server's cache did in its present life.
-    pub async fn cache_counts(&self) -> Result<CacheCounts, ServeError> {
-        match self.answer(Command::CacheCounts {}, None).await? {
-            Outcome::CacheCounts(counts) => Ok(counts),
+    /// How it goes.
+    pub async fn report(&self) -> Result<Report, ServeError> {
+        match self.answer(Command::Report {}, None).await? {
+            Outcome::Report(report) => Ok(report),
             outcome => Err(unexpected(outcome)),
         }
     }
@@ -178,14 +178,14 @@ impl ServeProcess {
     }
 
     /// Calls `well` whenever the server says that it is well, and ends a server that does not answer; for ever.
-    pub async fn watch(&self, mut well: impl FnMut(CacheCounts, u64)) {
+    pub async fn watch(&self, mut well: impl FnMut(Report, u64)) {
         loop {
             tokio::time::sleep(ASK_EVERY).await;
             let Ok(connection) = self.connection().await else {
                 continue;
             };
-            match self.cache_counts().await {
-                Ok(counts) => well(counts, connection.generation),
+            match self.report().await {
+                Ok(report) => well(report, connection.generation),
                 Err(ServeError::Silent) => connection.end(),
                 // It is being started again, or of another version.
                 Err(error) => tracing::debug!(%error, "clip-serve does not say how it is"),

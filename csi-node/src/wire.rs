@@ -8,8 +8,8 @@
 //! {"id":1,"serving":{"files":524,"bytes":7600000,"layers":2,"tree":"/var/lib/clip/trees/cd….erofs","treeId":"ef…"}}
 //! {"id":2,"renewCredentials":{"archiveDigest":"sha256:ab…","dockerConfigJson":"{\"auths\":…}"}}
 //! {"id":2,"error":{"reason":"credentialsInvalid","message":"…"}}
-//! {"id":3,"cacheCounts":{}}
-//! {"id":3,"cacheCounts":{"hits":812,"misses":34,"bytesOnDisk":71303168,…}}
+//! {"id":3,"report":{}}
+//! {"id":3,"report":{"cache":{"hits":812,"misses":34,"bytesOnDisk":71303168,…},"failedReads":[…]}}
 //! ```
 //! Secrets are on this socket and in the memory of both processes, nowhere else: not in files, not in logs.
 //!
@@ -66,8 +66,8 @@ pub enum Command {
         /// Docker configuration with credentials for the image's registry.
         docker_config_json: Secret,
     },
-    /// Say what the cache did.
-    CacheCounts {},
+    /// Say how it goes.
+    Report {},
 }
 
 /// What is known of the credentials for an image's registry.
@@ -103,8 +103,32 @@ pub enum Outcome {
     Serving(Serving),
     /// Not done.
     Error(Refusal),
-    /// What the cache did.
-    CacheCounts(CacheCounts),
+    /// How it goes.
+    Report(Report),
+}
+
+/// How it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// What the cache did in the server's present life.
+    pub cache: CacheCounts,
+    /// The latest one of each image that has any since the last report; those of many images come with the next reports.
+    pub failed_reads: Vec<FailedRead>,
+}
+
+/// A read that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailedRead {
+    /// The archive of the image.
+    pub archive_digest: Digest,
+    /// The image, as the archive names it.
+    pub image: String,
+    /// The file, from the image's root on.
+    pub path: String,
+    /// Why.
+    pub cause: String,
 }
 
 /// What the cache did in the server's present life.

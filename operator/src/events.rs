@@ -1,6 +1,6 @@
 //! What `kubectl describe clipimage` shows under Events.
 
-use clip_crds::{ClipImage, clip_image::Failure, condition::reason};
+use clip_crds::{ClipImage, clip_image::Failure, condition::reason, event_note};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource, ResourceExt,
@@ -98,7 +98,7 @@ impl Events {
                 EventType::Normal
             },
             reason: notice.reason.into(),
-            note: Some(truncate(&notice.message)),
+            note: Some(event_note(&notice.message)),
             action: notice.action.into(),
             secondary: job,
         };
@@ -106,17 +106,4 @@ impl Events {
             tracing::warn!(reason = notice.reason, %error, "event cannot be written");
         }
     }
-}
-
-/// The API refuses notes of more than 1024 bytes (events/v1, types.go).
-fn truncate(message: &str) -> String {
-    const MAX: usize = 1000;
-    if message.len() <= MAX {
-        return message.to_owned();
-    }
-    let end = (0..=MAX)
-        .rev()
-        .find(|end| message.is_char_boundary(*end))
-        .unwrap_or(0);
-    format!("{}…", &message[..end])
 }

@@ -1,4 +1,5 @@
-//! Failed reads in the log: one line for each layer and second, which says how many there were beside it.
+//! Failed reads in the log: one line for each layer and second, which says how many there were beside it. The latest one
+//! is kept for who asks.
 //!
 //! A line names the file, and to find that takes a walk over the whole tree: some milliseconds for 100,000 files. A registry
 //! that refuses fails reads as fast as programs repeat them, thousands a second from many readers, and that work would
@@ -6,17 +7,27 @@
 //! in a second says what there is to know. Whatever happens, an image then costs at most one walk per layer and second,
 //! and a failure that concerns one layer does not hide behind those of another.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Between two lines about a layer.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The failed reads of one connection.
+/// A read that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedRead {
+    /// The file, from the image's root on.
+    pub path: String,
+    /// Why.
+    pub cause: String,
+}
+
+/// The failed reads of an image.
 #[derive(Debug)]
 pub struct FailedReads {
     /// One for each layer, and the last for reads that fail before it is known which layer they need.
     slots: Box<[Mutex<Slot>]>,
+    latest: Mutex<Option<FailedRead>>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +42,7 @@ impl FailedReads {
         let slots = std::iter::repeat_with(Mutex::default);
         FailedReads {
             slots: slots.take(layers + 1).collect(),
+            latest: Mutex::default(),
         }
     }
 
@@ -38,9 +50,7 @@ impl FailedReads {
     pub fn count(&self, layer: Option<u16>, now: Instant) -> Option<u64> {
         let unknown = self.slots.len() - 1;
         let slot = layer.map_or(unknown, |layer| usize::from(layer).min(unknown));
-        let mut slot = self.slots[slot]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.slots[slot]);
         let is_due = |last| now.saturating_duration_since(last) >= PAUSE;
         if !slot.last.is_none_or(is_due) {
             slot.left_out += 1;
@@ -49,6 +59,20 @@ impl FailedReads {
         slot.last = Some(now);
         Some(std::mem::take(&mut slot.left_out))
     }
+
+    /// Keeps one that has a line, in place of an earlier one.
+    pub fn keep(&self, failed: FailedRead) {
+        *lock(&self.latest) = Some(failed);
+    }
+
+    /// The latest that had a line since this was asked the last time.
+    pub fn take(&self) -> Option<FailedRead> {
+        lock(&self.latest).take()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

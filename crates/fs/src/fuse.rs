@@ -6,7 +6,7 @@
 //! on answering.
 
 use crate::{
-    failed_reads::FailedReads,
+    failed_reads::FailedRead,
     image_fs::{ImageFs, ImageFsError},
     nodes::{Layout, Node, Numbering},
 };
@@ -42,7 +42,6 @@ const BLOCK_SIZE: u32 = 4096;
 /// See the module.
 pub struct FuseAdapter {
     image: Arc<ImageFs>,
-    failed: Arc<FailedReads>,
     numbering: Numbering,
     runtime: Handle,
     /// The kernel skips OPEN and OPENDIR once they were answered with ENOSYS.
@@ -65,7 +64,6 @@ impl FuseAdapter {
             tree_root: image.tree().root(),
         };
         Self {
-            failed: Arc::new(FailedReads::new(image.layers().len())),
             image,
             numbering,
             runtime,
@@ -207,7 +205,7 @@ impl FuseAdapter {
     }
 
     fn read_later(&self, node: Node, offset: u64, len: usize, reply: ReplyData) {
-        let (image, failed) = (self.image.clone(), self.failed.clone());
+        let image = self.image.clone();
         self.runtime.spawn(async move {
             let result = match node {
                 Node::Blob(index) => image.read_layer(index, offset, len).await,
@@ -216,7 +214,7 @@ impl FuseAdapter {
             };
             match result {
                 Ok(data) => reply.data(&data),
-                Err(error) => reply.error(read_failed(&image, &failed, node, offset, len, &error)),
+                Err(error) => reply.error(read_failed(&image, node, offset, len, &error)),
             }
         });
     }
@@ -351,14 +349,7 @@ impl Filesystem for FuseAdapter {
             match self.read_now(node, offset, len, out) {
                 Ok(true) => reply.data(out),
                 Ok(false) => self.read_later(node, offset, len, reply),
-                Err(error) => reply.error(read_failed(
-                    &self.image,
-                    &self.failed,
-                    node,
-                    offset,
-                    len,
-                    &error,
-                )),
+                Err(error) => reply.error(read_failed(&self.image, node, offset, len, &error)),
             }
         });
     }
@@ -502,7 +493,6 @@ fn answer_xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
 
 fn read_failed(
     image: &ImageFs,
-    failed: &FailedReads,
     node: Node,
     offset: u64,
     len: usize,
@@ -513,6 +503,7 @@ fn read_failed(
         Node::Blob(index) => Some(index),
         Node::Top | Node::Blobs => None,
     };
+    let failed = image.failed_reads();
     if let Some(left_out) = failed.count(layer, Instant::now()) {
         let path = match node {
             Node::Tree(nid) => image
@@ -524,6 +515,8 @@ fn read_failed(
             node => format!("{node:?}"),
         };
         tracing::error!(image = image.info().name, path, offset, %error, left_out, "read failed");
+        let cause = error.to_string();
+        failed.keep(FailedRead { path, cause });
     }
     Errno::EIO
 }

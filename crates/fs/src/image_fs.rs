@@ -1,6 +1,6 @@
 //! [`ImageFs`]: an image as a filesystem, without any protocol.
 
-use crate::mapped::Mapped;
+use crate::{failed_reads::FailedReads, mapped::Mapped};
 use clip_archive::erofs::{Extent, FileType, Image, Inode, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
 use std::{
@@ -24,6 +24,7 @@ pub struct ImageFs {
     layers: Vec<LayerReader>,
     info: ImageInfo,
     read_timeout: Duration,
+    failed_reads: FailedReads,
 }
 
 /// Why an operation failed.
@@ -67,6 +68,7 @@ impl ImageFs {
         read_timeout: Duration,
     ) -> Self {
         Self {
+            failed_reads: FailedReads::new(layers.len()),
             tree,
             layers,
             info,
@@ -87,6 +89,11 @@ impl ImageFs {
     /// Facts about the image.
     pub fn info(&self) -> &ImageInfo {
         &self.info
+    }
+
+    /// What could not be read.
+    pub fn failed_reads(&self) -> &FailedReads {
+        &self.failed_reads
     }
 
     /// Appends up to `len` bytes of file `nid` from `offset` on to `out`, if all of them are on the

@@ -124,8 +124,8 @@ pub enum RequestError {
     },
     /// The credentials are good, but not for this.
     #[error(
-        "{registry} does not allow {origin} to use {target}{}: ask its owner for access",
-        detail(detail_text)
+        "{}: ask its owner for access",
+        forbidden(target, registry, origin, detail_text)
     )]
     Forbidden {
         /// The image or repository asked for.
@@ -188,6 +188,16 @@ fn unauthorized(target: &str, registry: &str, origin: &CredentialOrigin) -> Stri
         origin => format!(
             "{registry} refused {origin} for {target}: correct the docker config (docker login) or the pull secret"
         ),
+    }
+}
+
+fn forbidden(target: &str, registry: &str, origin: &CredentialOrigin, words: &str) -> String {
+    let words = detail(words);
+    match origin {
+        CredentialOrigin::Anonymous => {
+            format!("{registry} does not allow the use of {target} without a login{words}")
+        }
+        origin => format!("{registry} does not allow {origin} to use {target}{words}"),
     }
 }
 

@@ -14,6 +14,7 @@ use super::{AttachError, Base, Bound, MOUNT_LIMIT, Mounts};
 use crate::custody::Connection;
 use crate::serve_process::ServeError;
 use crate::syscalls::{self, MountError, within};
+use crate::troubles::Trouble;
 use crate::wire::{Command, Login, Reason, Refusal, Secret, Serving};
 
 impl Mounts {
@@ -90,6 +91,9 @@ impl Mounts {
             tree_id: serving.tree_id.clone(),
         });
         self.keep(base);
+        for target in base.targets.keys() {
+            self.troubles.add(target, Trouble::Lost);
+        }
         self.cover(base, serving).await?;
         Ok(before.living.into_iter().chain(before.dead).collect())
     }

@@ -125,6 +125,7 @@ fn s11_when_keeper_and_node_plugin_die_together_a_running_container_is_told_and_
     a_new_pod_starts_soon(&ns);
     restart_container(&ns);
     ns.wait_log("reader", "alive");
+    ns.wait_event_of("reader", "VolumeLost");
     nothing_stays(ns);
 }
 

@@ -23,15 +23,19 @@ use clip_crds::Prefetch;
 use clip_csi_node::datagram;
 use clip_csi_node::open_files;
 use clip_csi_node::profiles::ProfileFiles;
-use clip_csi_node::wire::{CacheCounts, Command, Outcome, Reason, Refusal, Reply, Request, Secret};
+use clip_csi_node::wire::{
+    CacheCounts, Command, Outcome, Reason, Refusal, Reply, Report, Request, Secret,
+};
 use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, parse_bytes};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
-
 use tokio::runtime::Handle;
 
 use crate::served::{Served, Wanted};
+
+/// Of how many images failed reads are reported in one answer: it must fit into a datagram.
+const REPORTED_AT_ONCE: usize = 16;
 
 /// The data process of Clip's CSI node plugin; clip-csi-node starts it.
 #[derive(Debug, Parser)]
@@ -215,7 +219,16 @@ impl Server {
                 archive_digest,
                 docker_config_json,
             } => self.reply(id, self.renew(&archive_digest, docker_config_json)),
-            Command::CacheCounts {} => self.send(id, Outcome::CacheCounts(self.cache_counts())),
+            Command::Report {} => self.send(id, Outcome::Report(self.report())),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let served = self.served();
+        let failed_reads = served.values().filter_map(|served| served.failed_read());
+        Report {
+            cache: self.cache_counts(),
+            failed_reads: failed_reads.take(REPORTED_AT_ONCE).collect(),
         }
     }
 

@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use clip_crds::Prefetch;
-use clip_csi_node::wire::{Login, Reason, Refusal, Secret, Serving, Summary};
+use clip_crds::{Prefetch, event_note};
+use clip_csi_node::wire::{FailedRead, Login, Reason, Refusal, Secret, Serving, Summary};
 use clip_engine::{
     Connected, FetchAhead, Layout, Node, OpenImageError, OpenedImage, StartProfile, StateDir,
 };
@@ -120,6 +120,17 @@ impl Served {
             Ok(()) => tracing::info!(%archive, spans, "start recorded"),
             Err(error) => tracing::warn!(%archive, %error, "cannot write the start profile"),
         }
+    }
+
+    /// The latest read that failed since this was asked the last time.
+    pub fn failed_read(&self) -> Option<FailedRead> {
+        let failed = self.image.fs.failed_reads().take()?;
+        Some(FailedRead {
+            archive_digest: self.digest.clone(),
+            image: self.image.fs.info().name.clone(),
+            path: event_note(&failed.path),
+            cause: event_note(&failed.cause),
+        })
     }
 
     /// What control has to know of it.
