@@ -71,9 +71,9 @@ impl Engines {
     }
 }
 
-/// Whether every other image would fail alike: there is no EROFS (ENODEV), it wants block devices (ENOTBLK, before Linux
-/// 6.12), or lacks a feature, or no overlay can be put on it (EINVAL, EOPNOTSUPP). All else may be gone the next time: a
-/// full disk, too many open files.
+/// Whether every other image would fail alike: there is no EROFS (ENODEV), it wants block devices (ENOTBLK: before Linux
+/// 6.12, or for files on a filesystem like tmpfs), or lacks a feature, or no overlay can be put on it (EINVAL, EOPNOTSUPP).
+/// All else may be gone the next time: a full disk, too many open files.
 fn is_of_the_kernel(error: &MountError) -> bool {
     let MountError::Kernel { source, .. } = error else {
         return false;

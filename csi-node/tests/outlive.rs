@@ -10,10 +10,11 @@ use std::process::{Command, Output};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use clip_testkit::guard::Mounted;
 use clip_testkit::proxy::Mood;
 use common::{IMAGE, Scene, hang, kill, part};
 use nix::sys::signal::Signal;
-use rustix::mount::mount_bind;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 const ENGINES: [&str; 2] = ["fuse", "erofs"];
 /// How many parts the image has.
@@ -237,6 +238,77 @@ fn keeper_and_plugin_both_dead_is_an_error_and_mends() {
         scene.unpublish(&target).unwrap();
         scene.assert_nothing_left();
     }
+}
+
+#[test]
+fn after_a_reboot_the_node_is_as_it_was() {
+    for engine in ENGINES {
+        let mut scene = kept(engine);
+        let (same, gone) = (scene.target("one"), scene.target("two"));
+        for target in [&same, &gone] {
+            scene.publish(target, DATA).unwrap();
+        }
+        assert!(fs::read(same.join("srv/0")).unwrap() == part(0));
+        scene.stop_keeper();
+        scene.stop(Signal::SIGKILL);
+        // Processes and mounts are gone; kubelet's folders and ours, sockets and archives are still there.
+        for mount in scene.mounts().iter().rev() {
+            unmount(&mount.point, UnmountFlags::DETACH).unwrap();
+        }
+        scene.start_keeper(300);
+        scene.start();
+        // Kubelet begins its pods anew, and clears away those that were deleted meanwhile.
+        scene.publish(&same, DATA).unwrap();
+        scene.unpublish(&gone).unwrap();
+        assert!(fs::read(same.join("srv/0")).unwrap() == part(0));
+        assert!(!gone.exists());
+        scene.unpublish(&same).unwrap();
+        scene.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_no_server_from_going_on() {
+    for engine in ENGINES {
+        let mut scene = Scene::new();
+        let state = scene.path("state");
+        let _disk = small_disk(&scene, &state);
+        scene.start_keeper(300);
+        scene.arguments = vec![format!("--engine={engine}")];
+        scene.start();
+        let target = scene.target("one");
+        scene.publish(&target, DATA).unwrap();
+        fill(&state.join("full"));
+
+        let server = scene.serve_pid().unwrap();
+        kill(server, Signal::SIGKILL);
+        Readers::start(&target).have_all(&scene);
+        scene.stop(Signal::SIGKILL);
+        scene.start();
+        Readers::start(&target).have_all(&scene);
+        scene.unpublish(&target).unwrap();
+        scene.assert_nothing_left();
+        scene.stop(Signal::SIGKILL);
+    }
+}
+
+/// A disk of 64 MiB. EROFS mounts no file of a tmpfs.
+fn small_disk(scene: &Scene, at: &Path) -> Mounted {
+    fs::create_dir(at).unwrap();
+    let script = "truncate -s 64M \"$0\" && mkfs.ext4 -q \"$0\" && mount -o loop \"$0\" \"$1\"";
+    let made = Command::new("sh")
+        .args(["-c", script])
+        .args([&scene.path("disk"), at])
+        .status();
+    assert!(made.unwrap().success());
+    Mounted::at(at)
+}
+
+/// Takes all that is left of a disk.
+fn fill(file: &Path) {
+    let mut file = fs::File::create(file).unwrap();
+    let error = io::copy(&mut io::repeat(7), &mut file).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
 
 #[test]
