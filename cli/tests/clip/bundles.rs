@@ -94,7 +94,13 @@ impl Stage {
         wait_until("the end of all processes", PATIENCE, || {
             serving(&self.scene).is_empty()
         })
-        .unwrap_or_else(|error| panic!("{error}: {:?}", serving(&self.scene)));
+        .unwrap_or_else(|error| {
+            let left = serving(&self.scene);
+            let mut ps = Command::new("ps");
+            ps.args(["-o", "pid,ppid,stat,wchan:30,args", "-p"]);
+            let ps = ps.arg(left.join(",")).output().unwrap();
+            panic!("{error}:\n{}", String::from_utf8_lossy(&ps.stdout))
+        });
         let scene = self.scene.dir.path();
         let mounts = mount_points::all()
             .unwrap()
