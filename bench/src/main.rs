@@ -6,6 +6,7 @@
 
 mod archive_size;
 mod cold_read;
+mod cold_walk;
 mod containerd;
 mod index;
 mod many_files;
@@ -46,11 +47,12 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 9] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("many-files", many_files::run),
     ("cold-read", cold_read::run),
+    ("cold-walk", cold_walk::run),
     ("start", start::run),
     ("warm", warm::run),
     ("publish", publish::run),
