@@ -2,7 +2,7 @@
 //! taken away again. What the runtimes think of the bundle is the judge.
 
 use crate::{
-    scene::{PATIENCE, Published, Scene, publish, serving},
+    scene::{PATIENCE, Published, Scene, process, publish, serving},
     transcript::Transcript,
 };
 use clip_fs::mount_points;
@@ -13,6 +13,7 @@ use clip_testkit::{
     proxy::Mood,
 };
 use expect_test::expect_file;
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 use std::{
     os::unix::fs::{PermissionsExt, symlink},
@@ -218,6 +219,20 @@ fn s10_runc_and_crun_start_what_the_archive_says_on_both_engines() {
         assert!(!made.dir.exists());
     }
     stage.assert_nothing_left();
+}
+
+#[test]
+fn s10_a_bundle_outlives_its_server() {
+    let stage = Stage::new();
+    for engine in ["fuse", "erofs"] {
+        let made = stage.bundle(engine, &["--engine", engine]);
+        for _ in 0..2 {
+            kill(process(&stage.scene, "server").unwrap(), Signal::SIGKILL).unwrap();
+            assert_eq!(made.run(), expected(), "{engine}");
+        }
+        made.umount(&["--remove"]);
+        stage.assert_nothing_left();
+    }
 }
 
 /// docs/semantics.md: "A container's root has the owner and mode of the image's root".
