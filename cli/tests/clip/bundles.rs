@@ -327,17 +327,15 @@ fn a_bundle_needs_a_registry_only_for_what_is_not_cached() {
 }
 
 #[test]
-fn a_bundle_whose_server_was_killed_is_taken_away_like_any_other() {
+fn a_bundle_whose_server_and_keeper_were_killed_is_taken_away_like_any_other() {
     let stage = Stage::new();
     for engine in ["fuse", "erofs"] {
         let made = stage.bundle(engine, &["--engine", engine]);
-        let servers = serving(&stage.scene);
-        assert_eq!(servers.len(), 1, "{servers:?}");
-        run(Command::new("kill").args(["-9", &servers[0]])).unwrap();
-        wait_until("the server's end", PATIENCE, || {
-            serving(&stage.scene).is_empty()
-        })
-        .unwrap();
+        // The keeper first: it would start another server.
+        for role in ["keeper", "server"] {
+            kill(process(&stage.scene, role).unwrap(), Signal::SIGKILL).unwrap();
+        }
+        wait_until("their end", PATIENCE, || serving(&stage.scene).is_empty()).unwrap();
         made.umount(&["--remove"]);
         assert!(!made.dir.exists());
     }
