@@ -7,10 +7,12 @@ use crate::{
 };
 use clap::Args;
 use clip_engine::{
-    IndexOptions, Node, NodeOptions, OpenedImage, StateDir, index_image,
+    IndexOptions, Node, NodeOptions, OpenImageError, OpenedImage, StateDir, index_image,
     registry::{ImageSource, Platform},
 };
 use std::{
+    fs::File,
+    io::{Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -43,10 +45,42 @@ pub struct SourceArgs {
 pub struct Opened {
     /// The image.
     pub image: OpenedImage,
-    /// The archive on disk.
-    pub archive: PathBuf,
+    /// The archive's file.
+    pub archive: ArchiveFile,
     /// Dropped last: fetches run on it.
     pub runtime: Runtime,
+}
+
+/// An archive's file, held open: another may take its name later.
+#[derive(Debug)]
+pub struct ArchiveFile {
+    /// What it is called.
+    pub path: PathBuf,
+    /// The file itself.
+    pub file: File,
+}
+
+impl ArchiveFile {
+    /// The file that has this name now.
+    pub fn open(path: PathBuf) -> Result<Self, Failure> {
+        match File::open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(source) => Err(OpenImageError::Read { path, source }.into()),
+        }
+    }
+
+    /// All of it.
+    pub fn read(&self) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        let mut file = &self.file;
+        // Its position is shared with other processes that have the file.
+        let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+        read.map_err(|source| OpenImageError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(bytes)
+    }
 }
 
 impl SourceArgs {
@@ -57,11 +91,23 @@ impl SourceArgs {
             Some(file) => file,
             None => self.index(&runtime, verbose)?,
         };
-        self.open_archive(archive, runtime)
+        self.open_file(archive, runtime)
     }
 
-    /// Opens an archive in the way that the user asked for, whatever was named.
-    pub fn open_archive(&self, archive: PathBuf, runtime: Runtime) -> Result<Opened, Failure> {
+    /// Opens the archive at `path` in the way that the user asked for, whatever was named.
+    pub fn open_file(&self, path: PathBuf, runtime: Runtime) -> Result<Opened, Failure> {
+        let archive = ArchiveFile::open(path)?;
+        let bytes = archive.read()?;
+        self.open_archive(archive, bytes, runtime)
+    }
+
+    /// The same for an archive that was read.
+    pub fn open_archive(
+        &self,
+        archive: ArchiveFile,
+        bytes: Vec<u8>,
+        runtime: Runtime,
+    ) -> Result<Opened, Failure> {
         let read_timeout = Duration::from_secs(self.read_timeout);
         let mut client = self.registry.options()?;
         // A connection that hangs is given up in time for the next reader to try a new one.
@@ -73,7 +119,7 @@ impl SourceArgs {
             read_timeout,
         };
         let node = Node::new(options, runtime.handle().clone())?;
-        let image = node.open_image(&archive, None)?;
+        let image = node.open_archive(&archive.path, bytes, None)?;
         Ok(Opened {
             image,
             archive,

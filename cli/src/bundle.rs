@@ -134,7 +134,7 @@ fn mount_all(
 ) -> Result<Child, Failure> {
     let overlay = Overlay::prepare(dir, &opened, spec)?;
     let mut assignment = Assignment {
-        archive: std::path::absolute(&opened.archive).map_err(Failure::local)?,
+        archive: std::path::absolute(&opened.archive.path).map_err(Failure::local)?,
         dir: dir.image(),
         engine,
     };

@@ -1,24 +1,27 @@
 //! `clip mount FILE|IMAGE DIR`.
 
 mod background;
+mod handover;
+mod keeper;
 mod kernel;
+mod serving;
 
 use crate::{
     archive_source::{Opened, SourceArgs},
-    common::{CommonArgs, runtime},
+    common::CommonArgs,
     failure::Failure,
-    profile, umount, units,
+    profile, units,
 };
 pub use background::Assignment;
-use background::READY_ON_STDOUT;
+use background::Role;
 use clap::{Args, ValueEnum};
-use clip_engine::{Digest, Layout, MountOptions, Session, StartProfile, mount_points};
+use clip_engine::{Layout, MountOptions, Session, StartProfile, mount_points};
 pub use kernel::{KernelMountArgs, run as run_kernel_mount};
+use serving::Serving;
 use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Mount an archive or an image, read-only. What is read is fetched on demand.
 ///
@@ -33,7 +36,8 @@ pub struct MountArgs {
     #[arg(help_heading = None::<&str>)]
     dir: PathBuf,
 
-    /// Return when the mount is ready; the server goes on in the background.
+    /// Return when the mount is ready; the server goes on in the background. Should it be killed, another takes its
+    /// place and readers only wait for a moment (Linux 6.9).
     #[arg(short, long, help_heading = None::<&str>)]
     background: bool,
 
@@ -51,10 +55,6 @@ pub struct MountArgs {
 
     #[command(flatten)]
     serving: ServingArgs,
-
-    /// Set by --background for the process that serves.
-    #[arg(long, hide = true, env = READY_ON_STDOUT, value_parser = clap::builder::FalseyValueParser::new())]
-    ready_on_stdout: bool,
 }
 
 /// How an image is served, wherever it is mounted.
@@ -102,33 +102,30 @@ pub enum Engine {
 
 /// Runs the command.
 pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
-    check_mount_point(&args.dir)?;
-    let dir = args.dir.display();
-    if args.background && !args.ready_on_stdout {
-        background::start([])?;
-        eprintln!("Mounted at {dir}; unmount with `clip umount {dir}`");
-        return Ok(());
-    }
-    let started = Instant::now();
-    let profile = args.serving.profile()?;
-    let opened = args.source.open(common.verbose)?;
-    let has = |option| args.options.contains(&option);
-    let options = MountOptions {
-        suid: has(OptionArg::Suid),
-        dev: has(OptionArg::Dev),
-        allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
-    };
-    let serving = Serving {
-        dir: &args.dir,
-        engine: args.serving.engine,
-        options,
-        profile,
-        complete: args.serving.complete,
-    };
-    serving.serve(common, &opened, || {
-        if args.ready_on_stdout {
-            return background::announce_ready();
+    match Role::of_this_process() {
+        Some(Role::Keeper) => keeper::run(&args.dir),
+        Some(Role::Server) => args.serving(common).run_for_keeper(),
+        None => {
+            check_mount_point(&args.dir)?;
+            match args.background {
+                true => leave_behind(&args.dir),
+                false => serve_in_foreground(common, &args),
+            }
         }
+    }
+}
+
+fn leave_behind(dir: &Path) -> Result<(), Failure> {
+    background::start([])?;
+    let dir = dir.display();
+    eprintln!("Mounted at {dir}; unmount with `clip umount {dir}`");
+    Ok(())
+}
+
+fn serve_in_foreground(common: &CommonArgs, args: &MountArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let dir = args.dir.display();
+    args.serving(common).run(|opened| {
         let info = opened.image.fs.info();
         eprintln!(
             "Mounted {} ({}) at {dir} in {}",
@@ -140,16 +137,40 @@ pub fn run(common: &CommonArgs, args: MountArgs) -> Result<(), Failure> {
     })
 }
 
-/// Serves a container's image: in the process that [`Assignment::start`] started.
+impl MountArgs {
+    fn serving<'a>(&'a self, common: &'a CommonArgs) -> Serving<'a> {
+        let has = |option| self.options.contains(&option);
+        Serving {
+            common,
+            source: &self.source,
+            args: &self.serving,
+            archive: None,
+            dir: &self.dir,
+            engine: self.serving.engine,
+            options: MountOptions {
+                suid: has(OptionArg::Suid),
+                dev: has(OptionArg::Dev),
+                allow_other: has(OptionArg::AllowOther) || nix::unistd::geteuid().is_root(),
+            },
+        }
+    }
+}
+
+/// Serves a container's image: in the processes that [`Assignment::start`] started.
 pub fn serve_container(
     common: &CommonArgs,
     source: &SourceArgs,
     args: &ServingArgs,
     assignment: Assignment,
 ) -> Result<(), Failure> {
-    let profile = args.profile()?;
-    let opened = source.open_archive(assignment.archive, runtime()?)?;
+    if Role::of_this_process() == Some(Role::Keeper) {
+        return keeper::run(&assignment.dir);
+    }
     let serving = Serving {
+        common,
+        source,
+        args,
+        archive: Some(assignment.archive),
         dir: &assignment.dir,
         engine: assignment.engine,
         // The runtime decides what set-user-ID bits and device nodes may do.
@@ -158,55 +179,8 @@ pub fn serve_container(
             dev: true,
             allow_other: true,
         },
-        profile,
-        complete: args.complete,
     };
-    serving.serve(common, &opened, background::announce_ready)
-}
-
-/// How an opened image is served.
-struct Serving<'a> {
-    dir: &'a Path,
-    engine: Engine,
-    options: MountOptions,
-    profile: Option<StartProfile>,
-    complete: bool,
-}
-
-impl Serving<'_> {
-    /// Mounts `opened`, calls `ready`, and returns when it was unmounted.
-    fn serve(
-        self,
-        common: &CommonArgs,
-        opened: &Opened,
-        ready: impl FnOnce(),
-    ) -> Result<(), Failure> {
-        let dir = self.dir;
-        // Before the mount is there: a signal from now on unmounts it instead of leaving it behind.
-        let signals = EndSignals::catch(opened).map_err(Failure::local)?;
-        let session = mount(opened, dir, self.engine, self.options)?;
-        let runtime = opened.runtime.handle();
-        let ahead = (self.profile.is_some() || self.complete).then(|| {
-            let profile = self.profile.unwrap_or_default();
-            opened.image.fetch_ahead(profile, self.complete, runtime)
-        });
-        ready();
-        unmount_on_signal(opened, dir, signals);
-        session.join().map_err(|error| {
-            Failure::local(format!("serving {} failed: {error}", dir.display()))
-        })?;
-        drop(ahead);
-        if common.verbose {
-            let fetched = opened.image.fetched();
-            eprintln!(
-                "fetched {} ({} bytes) in {}",
-                units::bytes(fetched.bytes),
-                fetched.bytes,
-                units::count(fetched.requests, "request")
-            );
-        }
-        Ok(())
-    }
+    serving.run_for_keeper()
 }
 
 /// Mounts an opened image at `dir`.
@@ -216,10 +190,7 @@ pub fn mount(
     engine: Engine,
     options: MountOptions,
 ) -> Result<Session, Failure> {
-    let archive = std::fs::read(&opened.archive).map_err(|error| {
-        Failure::local(format!("cannot read {}: {error}", opened.archive.display()))
-    })?;
-    let source = format!("clip:{}", Digest::of(&archive));
+    let source = format!("clip:{}", opened.image.archive_digest());
     match engine {
         Engine::Fuse => {}
         Engine::Erofs => return kernel::mount(opened, dir, &source, options),
@@ -263,33 +234,4 @@ fn check_mount_point(dir: &Path) -> Result<(), Failure> {
             "the mount point {shown} is not empty: mounting would hide what is in it; use an empty directory"
         ))),
     }
-}
-
-/// Ctrl-C and SIGTERM.
-struct EndSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl EndSignals {
-    /// From now on they wait for [`unmount_on_signal`].
-    fn catch(opened: &Opened) -> std::io::Result<Self> {
-        let _inside = opened.runtime.enter();
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-}
-
-/// The session then ends by itself.
-fn unmount_on_signal(opened: &Opened, dir: &Path, mut signals: EndSignals) {
-    let dir = dir.to_owned();
-    opened.runtime.spawn(async move {
-        tokio::select! { _ = signals.interrupt.recv() => {}, _ = signals.terminate.recv() => {} }
-        let unmounted = tokio::task::spawn_blocking(move || umount::unmount(&dir, true)).await;
-        if !matches!(unmounted, Ok(Ok(()))) {
-            std::process::exit(1);
-        }
-    });
 }

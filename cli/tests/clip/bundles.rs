@@ -2,7 +2,7 @@
 //! taken away again. What the runtimes think of the bundle is the judge.
 
 use crate::{
-    scene::{PATIENCE, Published, Scene, publish, serving},
+    scene::{PATIENCE, Published, Scene, process, publish, serving},
     transcript::Transcript,
 };
 use clip_fs::mount_points;
@@ -13,6 +13,7 @@ use clip_testkit::{
     proxy::Mood,
 };
 use expect_test::expect_file;
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 use std::{
     os::unix::fs::{PermissionsExt, symlink},
@@ -215,6 +216,20 @@ fn s10_runc_and_crun_start_what_the_archive_says_on_both_engines() {
     stage.assert_nothing_left();
 }
 
+#[test]
+fn s10_a_bundle_outlives_its_server() {
+    let stage = Stage::new();
+    for engine in ["fuse", "erofs"] {
+        let made = stage.bundle(engine, &["--engine", engine]);
+        for _ in 0..2 {
+            kill(process(&stage.scene, "server").unwrap(), Signal::SIGKILL).unwrap();
+            assert_eq!(made.run(), expected(), "{engine}");
+        }
+        made.umount(&["--remove"]);
+        stage.assert_nothing_left();
+    }
+}
+
 /// docs/semantics.md: "A container's root has the owner and mode of the image's root".
 #[test]
 fn s10_a_container_may_what_dockers_may() {
@@ -307,17 +322,15 @@ fn a_bundle_needs_a_registry_only_for_what_is_not_cached() {
 }
 
 #[test]
-fn a_bundle_whose_server_was_killed_is_taken_away_like_any_other() {
+fn a_bundle_whose_server_and_keeper_were_killed_is_taken_away_like_any_other() {
     let stage = Stage::new();
     for engine in ["fuse", "erofs"] {
         let made = stage.bundle(engine, &["--engine", engine]);
-        let servers = serving(&stage.scene);
-        assert_eq!(servers.len(), 1, "{servers:?}");
-        run(Command::new("kill").args(["-9", &servers[0]])).unwrap();
-        wait_until("the server's end", PATIENCE, || {
-            serving(&stage.scene).is_empty()
-        })
-        .unwrap();
+        // The keeper first: it would start another server.
+        for role in ["keeper", "server"] {
+            kill(process(&stage.scene, role).unwrap(), Signal::SIGKILL).unwrap();
+        }
+        wait_until("their end", PATIENCE, || serving(&stage.scene).is_empty()).unwrap();
         made.umount(&["--remove"]);
         assert!(!made.dir.exists());
     }

@@ -113,11 +113,11 @@ fn s9_a_mount_in_the_background_lives_until_it_is_unmounted() {
             said.err
         );
         assert_eq!(std::fs::read(dir.join("file")).unwrap(), b"content");
-        let servers = || serving(&scene);
-        assert_eq!(servers().len(), 1, "{:?}", servers());
+        let processes = || serving(&scene);
+        assert_eq!(processes().len(), 2, "{:?}", processes());
         scene.ok(["umount", "mnt"]);
-        wait_until("the server's end", Duration::from_secs(20), || {
-            servers().is_empty()
+        wait_until("their end", Duration::from_secs(20), || {
+            processes().is_empty()
         })
         .unwrap();
     }

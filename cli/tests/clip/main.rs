@@ -13,6 +13,7 @@ mod eviction;
 mod judges;
 mod kills;
 mod kinds;
+mod outlive;
 mod profile;
 mod promises;
 mod reads;

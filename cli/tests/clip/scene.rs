@@ -6,6 +6,7 @@ use clip_testkit::{
     proxy::Proxy,
     registry::TestRegistry,
 };
+use nix::unistd::Pid;
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -252,4 +253,16 @@ pub fn serving(scene: &Scene) -> Vec<String> {
         })
         .map(|process| process.file_name().into_string().unwrap())
         .collect()
+}
+
+/// The one of them that has this role for a mount in the background, if there is one.
+pub fn process(scene: &Scene, role: &str) -> Option<Pid> {
+    let wanted = format!("CLIP_ROLE={role}");
+    let has_role = |pid: &String| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|&byte| byte == 0);
+        variables.any(|variable| variable == wanted.as_bytes())
+    };
+    let found = serving(scene).into_iter().find(has_role)?;
+    Some(Pid::from_raw(found.parse().unwrap()))
 }

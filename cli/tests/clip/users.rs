@@ -26,6 +26,18 @@ const AS_NOBODY: &str = "
     findmnt mnt || ls mnt | wc -l
     ls home/.cache/clip";
 
+/// Reads what is in no cache after each kill -9 of the server, and waits for the end of both processes.
+const AS_NOBODY_KILLING: &str = "
+    ./clip mount --background image.clip mnt
+    for name in 1 2 3; do
+        kill -9 $(grep -slzx CLIP_ROLE=server /proc/[0-9]*/environ | cut -d/ -f3)
+        cat mnt/$name
+    done
+    findmnt -no FSTYPE mnt
+    ./clip umount mnt
+    while grep -sqz ^CLIP_ROLE= /proc/[0-9]*/environ; do sleep 0.01; done
+    ls mnt | wc -l";
+
 /// As on a minimal system, where `/etc` has little. The end of the namespace ends the mount.
 const AS_NOBODY_WITHOUT_MTAB: &str = "
     ./clip mount --background image.clip mnt
@@ -50,6 +62,15 @@ fn s9_anybody_can_mount_and_unmount() {
 }
 
 #[test]
+fn s9_anybodys_mount_outlives_its_server() {
+    let said = as_nobody("true", AS_NOBODY_KILLING);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..3], ["one", "two", "three"], "{said}");
+    assert!(lines[3].starts_with("fuse"), "{said}");
+    assert_eq!(lines[4..], ["0"], "unmounted: {said}");
+}
+
+#[test]
 fn s9_without_mtab_unmounting_names_the_remedy() {
     let etc = "mkdir etc && cp /etc/passwd /etc/group etc && mount --bind etc /etc";
     let said = as_nobody(etc, AS_NOBODY_WITHOUT_MTAB);
@@ -62,7 +83,11 @@ fn s9_without_mtab_unmounting_names_the_remedy() {
 /// What `script` says as somebody who is not root, beside an archive and an empty directory, after `prepare` as root.
 fn as_nobody(prepare: &str, script: &str) -> String {
     let scene = Scene::new();
-    let layer = Layer::new().file("file", "content\n");
+    let layer = Layer::new()
+        .file("file", "content\n")
+        .file("1", "one\n")
+        .file("2", "two\n")
+        .file("3", "three\n");
     let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
     scene.index_layout(&layout, "image.clip");
     std::fs::set_permissions(scene.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();

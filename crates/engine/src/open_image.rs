@@ -57,6 +57,7 @@ pub struct OpenedImage {
     pub tree: PathBuf,
     /// The image configuration, as the archive holds it; empty for an artifact without one.
     pub config: Arc<[u8]>,
+    archive: Arc<Archive>,
     /// Digests of the layers' sections, base first.
     pub(crate) sections: Arc<[Digest]>,
     /// What a profile that is being recorded has so far.
@@ -140,7 +141,25 @@ impl Node {
         path: &Path,
         credentials: Option<Credentials>,
     ) -> Result<OpenedImage, OpenImageError> {
-        let archive = Arc::new(read_archive(path)?);
+        let bytes = std::fs::read(path).map_err(|source| OpenImageError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        self.open_archive(path, bytes, credentials)
+    }
+
+    /// The same for an archive whose bytes were read already; errors call it `path`.
+    pub fn open_archive(
+        &self,
+        path: &Path,
+        bytes: Vec<u8>,
+        credentials: Option<Credentials>,
+    ) -> Result<OpenedImage, OpenImageError> {
+        let archive = Archive::open(bytes).map_err(|source| OpenImageError::Archive {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        let archive = Arc::new(archive);
         let tree = self.expand(path, &archive)?;
         let source = self.source_of(&archive, credentials)?;
         let layers = self.layers_of(path, &archive, &source)?;
@@ -157,6 +176,7 @@ impl Node {
             tree: self.state.tree(&head.tree_digest()),
             config: head.config.as_slice().into(),
             sections,
+            archive: archive.clone(),
             touches: Arc::default(),
         })
     }
@@ -280,6 +300,17 @@ impl Node {
 }
 
 impl OpenedImage {
+    /// The digest of the archive's bytes.
+    pub fn archive_digest(&self) -> Digest {
+        Digest::of(self.archive.bytes())
+    }
+
+    /// The UUID of the expanded tree, which follows from all of its bytes: a server may go on with the connection of
+    /// another only if both have the same, because the kernel knows that one's node numbers.
+    pub fn tree_id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.fs.tree().uuid()))
+    }
+
     /// Reads with these credentials from the next fetch on, in all layers and without disturbing anybody who reads.
     /// Reads under way end with those they began with.
     pub fn renew_credentials(&self, credentials: &Credentials) -> Result<(), OpenImageError> {
@@ -322,17 +353,6 @@ impl OpenedImage {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn read_archive(path: &Path) -> Result<Archive, OpenImageError> {
-    let bytes = std::fs::read(path).map_err(|source| OpenImageError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    Archive::open(bytes).map_err(|source| OpenImageError::Archive {
-        path: path.to_owned(),
-        source: Box::new(source),
-    })
 }
 
 enum TreeFileError {

@@ -25,4 +25,4 @@ pub use image_fs::{ImageFs, ImageFsError, ImageInfo, Resolved};
 pub use kernel_mount::{KernelMount, carries_overlay};
 pub use mapped::Mapped;
 pub use nodes::Layout;
-pub use session::{Connected, MountOptions, Session};
+pub use session::{Connected, MountOptions, Session, is_connected};

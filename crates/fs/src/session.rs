@@ -4,9 +4,10 @@ use crate::{
     fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout, read_ahead, resume,
 };
 use fuser::{Config, MountOption, SessionACL};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     fmt, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
     thread::JoinHandle,
@@ -78,6 +79,8 @@ impl fmt::Debug for Connected {
 #[derive(Debug)]
 pub struct Session {
     thread: JoinHandle<io::Result<()>>,
+    connection: OwnedFd,
+    layout: Layout,
 }
 
 impl Session {
@@ -105,13 +108,31 @@ impl Session {
             MountOption::Subtype("clip".to_owned()),
         ];
         let adapter = FuseAdapter::new(image, layout, runtime, options.allow_other);
-        let session = Self::spawn(fuser::Session::new(
-            adapter,
-            dir,
-            &config(acl, mount_options),
-        )?)?;
+        let session = fuser::Session::new(adapter, dir, &config(acl, mount_options))?;
+        let session = Self::spawn(session, layout)?;
         raise_read_ahead(dir);
         Ok(session)
+    }
+
+    /// Serves in the place of a server that is gone; see [`Connected::resume`].
+    pub fn resume(
+        image: Arc<ImageFs>,
+        connection: OwnedFd,
+        layout: Layout,
+        runtime: Handle,
+    ) -> io::Result<Self> {
+        let connected = Connected::resume(image, connection, layout, runtime)?;
+        Self::spawn(connected.0, layout)
+    }
+
+    /// The connection's descriptor. INIT was answered; whoever has a copy keeps the connection when this process is gone.
+    pub fn connection(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+
+    /// What the root of the connection shows.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Waits until the filesystem is unmounted or the connection aborted.
@@ -121,12 +142,26 @@ impl Session {
             .unwrap_or_else(|_| Err(io::Error::other("the FUSE session panicked")))
     }
 
-    fn spawn(session: fuser::Session<FuseAdapter>) -> io::Result<Self> {
+    fn spawn(session: fuser::Session<FuseAdapter>, layout: Layout) -> io::Result<Self> {
+        let connection = session.as_fd().try_clone_to_owned()?;
         let thread = std::thread::Builder::new()
             .name("fuse-session".to_owned())
             .spawn(move || session.run())?;
-        Ok(Self { thread })
+        Ok(Self {
+            thread,
+            connection,
+            layout,
+        })
     }
+}
+
+/// Whether what is served on `connection` is still mounted or in use, and was not aborted. Asks the kernel only, so it is
+/// answered when there is no server, too.
+pub fn is_connected(connection: BorrowedFd<'_>) -> bool {
+    let mut asked = [PollFd::new(connection, PollFlags::empty())];
+    // The kernel answers at once, with an error for what has ended.
+    let ended = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|answers| answers > 0);
+    !ended
 }
 
 fn config(acl: SessionACL, mount_options: Vec<MountOption>) -> Config {

@@ -4,6 +4,9 @@ use std::{fmt, io::IsTerminal, str::FromStr};
 
 use tracing_subscriber::{EnvFilter, fmt as subscriber, prelude::*};
 
+/// Whether a line that cannot be written is complained of, on the same stderr: a panic when the disk under it is full.
+const COMPLAIN: bool = false;
+
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
@@ -91,6 +94,7 @@ pub fn init(verbosity: Verbosity, format: Format) {
         Format::Text => {
             let layer = subscriber::layer()
                 .with_writer(std::io::stderr)
+                .log_internal_errors(COMPLAIN)
                 .with_ansi(std::io::stderr().is_terminal())
                 .with_target(verbosity == Verbosity::Verbose);
             registry.with(layer).try_init()
@@ -99,6 +103,7 @@ pub fn init(verbosity: Verbosity, format: Format) {
             let layer = subscriber::layer()
                 .json()
                 .flatten_event(true)
+                .log_internal_errors(COMPLAIN)
                 .with_writer(std::io::stderr);
             registry.with(layer).try_init()
         }

@@ -143,7 +143,7 @@ impl Served {
             },
             layers: u16::try_from(fs.layers().len()).expect("EROFS has 16 bits for devices"),
             tree: self.image.tree.clone(),
-            tree_id: tree_id(&self.image),
+            tree_id: self.image.tree_id(),
         }
     }
 
@@ -181,7 +181,7 @@ fn go_on(
         reason: Reason::CannotResume,
         message,
     };
-    if tree_id(image) != tree {
+    if image.tree_id() != tree {
         return Err(cannot(
             "the connection was begun with another tree".to_owned(),
         ));
@@ -192,10 +192,6 @@ fn go_on(
             "the kernel does not let the connection go on: {error}"
         ))
     })
-}
-
-fn tree_id(image: &OpenedImage) -> String {
-    format!("{:032x}", u128::from_be_bytes(image.fs.tree().uuid()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

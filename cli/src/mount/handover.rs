@@ -1,0 +1,198 @@
+//! What a server leaves to the next one, and the line on which its keeper receives it and passes it on.
+//!
+//! The line is a pair of sockets. The server's end is its standard input: a descriptor whose number everybody knows, and
+//! that no other process inherits. The keeper says first what there is to go on with, if anything; the server answers
+//! with what it serves, once it does. Both say it in the same way: one datagram with the [`Terms`] and two descriptors.
+
+use super::background;
+use clip_engine::Digest;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+};
+use tokio::{io::Interest, net::UnixDatagram};
+
+/// Longer than any message: paths have at most 4 KiB, which JSON may write six times as long.
+const MESSAGE_MAX: usize = 32 << 10;
+
+/// A mount that is being served, or is to be served again.
+#[derive(Debug)]
+pub struct Handover {
+    /// What the next server must hold to.
+    pub terms: Terms,
+    /// The FUSE connection, its INIT answered.
+    pub connection: OwnedFd,
+    /// The archive, whatever has its name by now.
+    pub archive: File,
+}
+
+/// What was mounted. The kernel was told of it and keeps what it was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What the archive was called, for messages.
+    pub name: String,
+    /// The digest of the archive's bytes.
+    pub archive: Digest,
+    /// The expanded tree ([`clip_engine::OpenedImage::tree_id`]).
+    pub tree: String,
+    /// Whether the connection is that of an EROFS mount.
+    pub under_erofs: bool,
+}
+
+/// One end of the line between a keeper and a server.
+#[derive(Debug)]
+pub struct Line(OwnedFd);
+
+impl Line {
+    /// A new line: the keeper's end, and what is to be the server's standard input.
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        // One datagram is one message, and the other side's end is noticed.
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// The server's end, in the server. Its standard input is empty from now on.
+    pub fn of_this_process() -> io::Result<Self> {
+        let socket = io::stdin().as_fd().try_clone_to_owned()?;
+        nix::unistd::dup2_stdin(background::null()?)?;
+        Ok(Self(socket))
+    }
+
+    /// Says what there is to go on with; `None`: nothing, a mount is to be made.
+    pub fn send(&self, handover: Option<&Handover>) -> io::Result<()> {
+        let message = serde_json::to_vec(&handover.map(|handover| &handover.terms))?;
+        let descriptors = handover.map(|left| [left.connection.as_fd(), left.archive.as_fd()]);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(descriptors) = &descriptors {
+            control.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let message = [IoSlice::new(&message)];
+        sendmsg(&self.0, &message, &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits for what the other side has to say.
+    pub fn receive(&self) -> io::Result<Option<Handover>> {
+        receive(&self.0)
+    }
+
+    /// For a keeper, who waits for other things as well.
+    pub fn listen(self) -> io::Result<ListeningLine> {
+        // It differs from a socket for datagrams by having ends that are noticed. tokio only waits for it to be readable.
+        let socket = std::os::unix::net::UnixDatagram::from(self.0);
+        socket.set_nonblocking(true)?;
+        UnixDatagram::from_std(socket).map(ListeningLine)
+    }
+}
+
+/// A line on which nothing more will be said from this end.
+#[derive(Debug)]
+pub struct ListeningLine(UnixDatagram);
+
+impl ListeningLine {
+    /// Returns when the other side has said something.
+    pub async fn receive(&self) -> io::Result<Option<Handover>> {
+        let now = || receive(&self.0);
+        self.0.async_io(Interest::READABLE, now).await
+    }
+}
+
+fn receive(socket: impl AsFd) -> io::Result<Option<Handover>> {
+    let mut message = vec![0; MESSAGE_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(&mut message)];
+    let received = recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let descriptors = control
+        .drain()
+        .filter_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let terms: Option<Terms> = serde_json::from_slice(&message[..received.bytes])?;
+    terms
+        .map(|terms| Handover::new(terms, descriptors))
+        .transpose()
+}
+
+impl Handover {
+    fn new(terms: Terms, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let both: [OwnedFd; 2] = descriptors
+            .try_into()
+            .map_err(|_| io::Error::other("a handover came without its descriptors"))?;
+        let [connection, archive] = both;
+        Ok(Self {
+            terms,
+            connection,
+            archive: archive.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Seek as _, Write as _};
+
+    fn ends() -> (Line, Line) {
+        let (ours, theirs) = Line::new().unwrap();
+        (ours, Line(theirs))
+    }
+
+    #[test]
+    fn a_handover_arrives_with_its_descriptors() {
+        let (ours, theirs) = ends();
+        let file = |content: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(content).unwrap();
+            file
+        };
+        let terms = Terms {
+            // As long as a path can be, with what JSON writes longest.
+            name: "\u{1}".repeat(4096),
+            archive: Digest::of(b"archive"),
+            tree: "tree".to_owned(),
+            under_erofs: true,
+        };
+        let handover = Handover {
+            terms: terms.clone(),
+            connection: file(b"connection").into(),
+            archive: file(b"archive"),
+        };
+        ours.send(Some(&handover)).unwrap();
+        let mut received = theirs.receive().unwrap().unwrap();
+        assert_eq!(received.terms, terms);
+        let mut content = String::new();
+        received.archive.rewind().unwrap();
+        received.archive.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "archive");
+        let mut connection = File::from(received.connection);
+        connection.rewind().unwrap();
+        connection.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "archiveconnection");
+    }
+
+    #[test]
+    fn nothing_to_go_on_with_is_something_else_than_the_end_of_the_other_side() {
+        let (ours, theirs) = ends();
+        ours.send(None).unwrap();
+        assert!(theirs.receive().unwrap().is_none());
+        drop(ours);
+        let error = theirs.receive().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
