@@ -7,10 +7,11 @@ use crate::{
 };
 use clap::Args;
 use clip_engine::{
-    IndexOptions, Node, NodeOptions, OpenedImage, StateDir, index_image,
+    Digest, IndexOptions, Node, NodeOptions, OpenedImage, StateDir, index_image,
     registry::{ImageSource, Platform},
 };
 use std::{
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -45,6 +46,8 @@ pub struct Opened {
     pub image: OpenedImage,
     /// The archive on disk.
     pub archive: PathBuf,
+    /// Its digest.
+    pub digest: Digest,
     /// Dropped last: fetches run on it.
     pub runtime: Runtime,
 }
@@ -72,10 +75,17 @@ impl SourceArgs {
             client,
             read_timeout,
         };
-        let node = Node::new(options, runtime.handle().clone())?;
-        let image = node.open_image(&archive, None)?;
+        let (digest, image) = std::thread::scope(|scope| {
+            // A large archive takes as long to hash as to open.
+            let digest = scope.spawn(|| digest_of_file(&archive));
+            let image = Node::new(options, runtime.handle().clone())
+                .and_then(|node| node.open_image(&archive, None));
+            (digest.join(), image)
+        });
+        let image = image?;
         Ok(Opened {
             image,
+            digest: digest.unwrap_or_else(|panic| resume_unwind(panic))?,
             archive,
             runtime,
         })
@@ -131,4 +141,11 @@ impl SourceArgs {
         }
         Ok(path)
     }
+}
+
+fn digest_of_file(path: &Path) -> Result<Digest, Failure> {
+    let bytes = std::fs::read(path);
+    let bytes = bytes
+        .map_err(|error| Failure::local(format!("cannot read {}: {error}", path.display())))?;
+    Ok(Digest::of(&bytes))
 }

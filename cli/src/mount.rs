@@ -12,7 +12,7 @@ use crate::{
 pub use background::Assignment;
 use background::READY_ON_STDOUT;
 use clap::{Args, ValueEnum};
-use clip_engine::{Digest, Layout, MountOptions, Session, StartProfile, mount_points};
+use clip_engine::{Layout, MountOptions, Session, StartProfile, mount_points};
 pub use kernel::{KernelMountArgs, run as run_kernel_mount};
 use std::{
     path::{Path, PathBuf},
@@ -216,10 +216,7 @@ pub fn mount(
     engine: Engine,
     options: MountOptions,
 ) -> Result<Session, Failure> {
-    let archive = std::fs::read(&opened.archive).map_err(|error| {
-        Failure::local(format!("cannot read {}: {error}", opened.archive.display()))
-    })?;
-    let source = format!("clip:{}", Digest::of(&archive));
+    let source = format!("clip:{}", opened.digest);
     match engine {
         Engine::Fuse => {}
         Engine::Erofs => return kernel::mount(opened, dir, &source, options),

@@ -205,22 +205,30 @@ impl Node {
             path: archive_path.to_owned(),
             source,
         })?;
-        StateDir::write(&path, &bytes)
-            .or_else(|error| match error.kind() {
-                io::ErrorKind::StorageFull => {
-                    self.cache.make_room();
-                    StateDir::write(&path, &bytes)
-                }
-                _ => Err(error),
-            })
-            .map_err(|source| OpenImageError::State {
-                path: path.clone(),
-                source,
-            })?;
-        open_tree(&path).map_err(|error| match error {
+        let kept = std::thread::scope(|scope| {
+            // A large tree takes as long to free as its image to write.
+            scope.spawn(|| drop(tree));
+            self.keep_tree(&path, &bytes)
+        });
+        kept.map_err(|source| OpenImageError::State {
+            path: path.clone(),
+            source,
+        })?;
+        open_written(&path).map_err(|error| match error {
             TreeFileError::Io(source) => OpenImageError::State { path, source },
             TreeFileError::Format(source) => OpenImageError::Expanded { path, source },
         })
+    }
+
+    /// Writes an expanded tree. It need not have reached the disk: whoever opens it checks every byte.
+    fn keep_tree(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        match StateDir::write_unsynced(path, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.cache.make_room();
+                StateDir::write_unsynced(path, bytes)
+            }
+            written => written,
+        }
     }
 
     fn source_of(
@@ -344,10 +352,16 @@ enum TreeFileError {
 /// little of a tree is looked at afterwards, with engine erofs nothing.
 fn open_tree(path: &Path) -> Result<Image<Mapped>, TreeFileError> {
     let file = File::open(path).map_err(TreeFileError::Io)?;
-    let map = || {
-        let mapped = Mapped::new(&file).map_err(TreeFileError::Io)?;
-        Image::open(mapped).map_err(TreeFileError::Format)
-    };
-    map()?.verify().map_err(TreeFileError::Format)?;
-    map()
+    let checked = image_of(Mapped::whole(&file))
+        .and_then(|whole| whole.verify().map_err(TreeFileError::Format));
+    checked.and_then(|()| image_of(Mapped::new(&file)))
+}
+
+/// Maps a tree that this process has just written.
+fn open_written(path: &Path) -> Result<Image<Mapped>, TreeFileError> {
+    image_of(File::open(path).and_then(|file| Mapped::new(&file)))
+}
+
+fn image_of(mapped: io::Result<Mapped>) -> Result<Image<Mapped>, TreeFileError> {
+    Image::open(mapped.map_err(TreeFileError::Io)?).map_err(TreeFileError::Format)
 }
