@@ -7,12 +7,13 @@ use crate::{
 };
 use clap::Args;
 use clip_engine::{
-    IndexOptions, Node, NodeOptions, OpenImageError, OpenedImage, StateDir, index_image,
+    Digest, IndexOptions, Node, NodeOptions, OpenImageError, OpenedImage, StateDir, index_image,
     registry::{ImageSource, Platform},
 };
 use std::{
     fs::File,
     io::{Read as _, Seek as _},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -47,6 +48,8 @@ pub struct Opened {
     pub image: OpenedImage,
     /// The archive's file.
     pub archive: ArchiveFile,
+    /// The digest of its bytes.
+    pub digest: Digest,
     /// Dropped last: fetches run on it.
     pub runtime: Runtime,
 }
@@ -118,10 +121,17 @@ impl SourceArgs {
             client,
             read_timeout,
         };
-        let node = Node::new(options, runtime.handle().clone())?;
-        let image = node.open_archive(&archive.path, bytes, None)?;
+        let (digest, image) = std::thread::scope(|scope| {
+            // A large archive takes as long to hash as to open, and next to nothing to copy.
+            let copy = bytes.clone();
+            let digest = scope.spawn(move || Digest::of(&copy));
+            let image = Node::new(options, runtime.handle().clone())
+                .and_then(|node| node.open_archive(&archive.path, bytes, None));
+            (digest.join(), image)
+        });
         Ok(Opened {
-            image,
+            image: image?,
+            digest: digest.unwrap_or_else(|panic| resume_unwind(panic)),
             archive,
             runtime,
         })

@@ -190,7 +190,7 @@ pub fn mount(
     engine: Engine,
     options: MountOptions,
 ) -> Result<Session, Failure> {
-    let source = format!("clip:{}", opened.image.archive_digest());
+    let source = format!("clip:{}", opened.digest);
     match engine {
         Engine::Fuse => {}
         Engine::Erofs => return kernel::mount(opened, dir, &source, options),

@@ -5,10 +5,12 @@ use clap::Args;
 use clip_engine::{KernelMount, Layout, MountOptions, Session};
 use nix::mount::{MntFlags, umount2};
 use std::{
-    io::Read as _,
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 /// How long the mount calls may take. They wait for this process alone, and it answers from memory.
@@ -116,27 +118,29 @@ fn wait(mut command: Command) -> Result<(), String> {
         .spawn();
     let mut child =
         spawned.map_err(|error| format!("cannot start the mounting process: {error}"))?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => {
-                let mut said = String::new();
-                if let Some(stderr) = &mut child.stderr {
-                    let _ = stderr.read_to_string(&mut said);
-                }
-                return Err(match said.trim() {
-                    "" => format!("the mounting process ended with {status}"),
-                    said => said.to_owned(),
-                });
-            }
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("it took longer than {} s", PATIENCE.as_secs()));
-            }
-            Err(error) => return Err(format!("cannot wait for the mounting process: {error}")),
+    let stderr = child.stderr.take().expect("stderr is piped");
+    let Some(said) = read_within(PATIENCE, stderr) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(format!("it took longer than {} s", PATIENCE.as_secs()));
+    };
+    match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) if said.trim().is_empty() => {
+            Err(format!("the mounting process ended with {status}"))
         }
+        Ok(_) => Err(said.trim().to_owned()),
+        Err(error) => Err(format!("cannot wait for the mounting process: {error}")),
     }
+}
+
+/// What comes from `pipe` until its other end is closed, as it is when the process there ends.
+fn read_within(patience: Duration, mut pipe: impl Read + Send + 'static) -> Option<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = pipe.read_to_end(&mut text);
+        let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
+    });
+    receiver.recv_timeout(patience).ok()
 }

@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
     umount, units,
 };
-use clip_engine::{Digest, Layout, MountOptions, Session, StartProfile};
+use clip_engine::{Layout, MountOptions, Session, StartProfile};
 use std::{
     io,
     os::fd::AsFd as _,
@@ -86,10 +86,10 @@ impl Serving<'_> {
             file: handover.archive,
         };
         let bytes = archive.read()?;
-        if Digest::of(&bytes) != terms.archive {
+        let opened = self.source.open_archive(archive, bytes, runtime()?)?;
+        if opened.digest != terms.archive {
             return Err(refused("the archive has been overwritten"));
         }
-        let opened = self.source.open_archive(archive, bytes, runtime()?)?;
         if opened.image.tree_id() != terms.tree {
             return Err(refused(
                 "its tree has been expanded anew, by another version",
@@ -157,11 +157,16 @@ struct Mounted {
 impl Mounted {
     /// What another server needs to go on with it.
     fn handover(&self) -> io::Result<Handover> {
-        let (image, archive) = (&self.opened.image, &self.opened.archive);
+        let Opened {
+            image,
+            archive,
+            digest,
+            ..
+        } = &self.opened;
         Ok(Handover {
             terms: Terms {
                 name: archive.path.display().to_string(),
-                archive: image.archive_digest(),
+                archive: *digest,
                 tree: image.tree_id(),
                 under_erofs: self.session.layout() == Layout::TreeAndBlobs,
             },

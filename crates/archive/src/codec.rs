@@ -89,6 +89,18 @@ pub fn decompress(
     limit: usize,
     digest: &Digest,
 ) -> Result<Vec<u8>, DecodeError> {
+    let bytes = decompress_unchecked(what, frame, raw_len, limit)?;
+    check_digest(what, &bytes, digest)?;
+    Ok(bytes)
+}
+
+/// Decompresses a frame that promises `raw_len` bytes, and leaves [`check_digest`] to the caller.
+pub fn decompress_unchecked(
+    what: &'static str,
+    frame: &[u8],
+    raw_len: u64,
+    limit: usize,
+) -> Result<Vec<u8>, DecodeError> {
     let expected = usize::try_from(raw_len).ok().filter(|&len| len <= limit);
     let expected = expected.ok_or(DecodeError::TooLarge {
         what,
@@ -102,19 +114,23 @@ pub fn decompress(
     if raw_len > can_hold {
         return Err(damaged);
     }
-    let bytes = match zstd::bulk::decompress(frame, expected) {
-        Ok(bytes) if bytes.len() == expected => bytes,
-        _ => return Err(damaged),
-    };
-    let found = Digest::of(&bytes);
-    if found != *digest {
-        return Err(DecodeError::Digest {
-            what,
-            expected: *digest,
-            found,
-        });
+    match zstd::bulk::decompress(frame, expected) {
+        Ok(bytes) if bytes.len() == expected => Ok(bytes),
+        _ => Err(damaged),
     }
-    Ok(bytes)
+}
+
+/// Whether `bytes` are those that `digest` promises.
+pub fn check_digest(what: &'static str, bytes: &[u8], digest: &Digest) -> Result<(), DecodeError> {
+    let (expected, found) = (*digest, Digest::of(bytes));
+    match found == expected {
+        true => Ok(()),
+        false => Err(DecodeError::Digest {
+            what,
+            expected,
+            found,
+        }),
+    }
 }
 
 /// Serialises a `Vec<u8>` as one byte string instead of a sequence of numbers (four times faster).

@@ -94,7 +94,7 @@ pub fn merge(
     let mut merger = Merger::new(entries);
     // Each layer's entries go as soon as the tree has them.
     for (layer, entries) in layers.into_iter().enumerate() {
-        merger.apply(layer, &entries)?;
+        merger.apply(layer, entries)?;
     }
     // The walk leaves out what is named below them; what came there through links goes here.
     merger.drop_runtime_dirs();
@@ -124,6 +124,17 @@ struct Merger {
     root_is_explicit: bool,
     /// What the current layer has added, if it has marks that must not hide that.
     own: Option<Own>,
+    last_parent: Option<LastParent>,
+}
+
+/// Where the entry before lies: those of one directory stand together in a tar, and its path need not be walked for
+/// each of them. It was entered through directories alone, so that it stays what the path means until one of these gives
+/// up its name.
+struct LastParent {
+    path: Vec<u8>,
+    directory: NodeId,
+    /// What walking there costs of [`Merger::steps_left`], walked or not.
+    steps: u64,
 }
 
 /// What a step needs of an entry: its attributes, and for errors its name.
@@ -149,38 +160,47 @@ impl Merger {
             steps_left: Cell::new(steps),
             root_is_explicit: false,
             own: None,
+            last_parent: None,
         }
     }
 
-    fn apply(&mut self, layer: usize, entries: &[Entry]) -> Result<(), MergeError> {
+    fn apply(&mut self, layer: usize, entries: Vec<Entry>) -> Result<(), MergeError> {
         let is_mark = |entry: &Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
         self.own = entries.iter().any(is_mark).then(Own::default);
+        self.last_parent = None;
         let mut links_to_later = Vec::new();
         for entry in entries {
-            let context = Context { layer, entry };
+            let context = Context {
+                layer,
+                entry: &entry,
+            };
             match entry.kind {
                 EntryKind::Whiteout => self.remove(&context)?,
                 EntryKind::Opaque => self.empty(&context)?,
                 EntryKind::Hardlink { .. } => {
                     if !self.link(&context)? {
-                        links_to_later.push(context);
+                        links_to_later.push(entry);
                     }
                 }
-                _ => self.add(&context)?,
+                _ => self.add(layer, entry)?,
             }
         }
-        self.link_to_later(links_to_later)
+        self.link_to_later(layer, links_to_later)
     }
 
     /// Links whose targets were not there when their turn came. A target may be such a link itself,
     /// so this goes on for some rounds: chains are short, and a hostile one must not cost its square.
-    fn link_to_later(&mut self, mut links: Vec<Context<'_>>) -> Result<(), MergeError> {
+    fn link_to_later(&mut self, layer: usize, mut links: Vec<Entry>) -> Result<(), MergeError> {
         for _ in 0..LINKS_FOLLOWED_MAX {
             let before = links.len();
             let mut left = Vec::new();
-            for context in links {
+            for entry in links {
+                let context = Context {
+                    layer,
+                    entry: &entry,
+                };
                 if !self.link(&context)? {
-                    left.push(context);
+                    left.push(entry);
                 }
             }
             links = left;
@@ -189,7 +209,10 @@ impl Merger {
             }
         }
         match links.first() {
-            Some(context) => Err(context.hardlink_error("does not exist in this layer or below")),
+            Some(entry) => {
+                let context = Context { layer, entry };
+                Err(context.hardlink_error("does not exist in this layer or below"))
+            }
             None => Ok(()),
         }
     }
@@ -228,6 +251,7 @@ impl Merger {
         }
         match own.touched(child) {
             None => {
+                self.last_parent = None;
                 self.children_mut(parent).remove(name);
                 return Ok(());
             }
@@ -249,6 +273,7 @@ impl Merger {
         let NodeKind::Directory(children) = &mut self.nodes[directory as usize].kind else {
             return Ok(());
         };
+        self.last_parent = None;
         let looked_at = children.len() as u64;
         let mut touched = Vec::new();
         children.retain(|name, child| {
@@ -265,32 +290,49 @@ impl Merger {
             .try_for_each(|name| self.hide(directory, name, context))
     }
 
-    fn add(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
-        let (layer, entry) = (context.layer, context.entry);
+    fn add(&mut self, layer: usize, mut entry: Entry) -> Result<(), MergeError> {
         if entry.path.is_empty() {
             return self.describe_root(layer, entry);
         }
+        let context = Context {
+            layer,
+            entry: &entry,
+        };
         let (parent, name) = split(&entry.path);
-        let parent = self.make_parents(parent, context)?;
-        let node = to_node(layer, entry);
-        match (self.child(parent, name), &node.kind) {
-            (Some(old), NodeKind::Directory(_)) if self.is_directory(old) => {
+        let parent = self.make_parents(parent, &context)?;
+        let leading = entry.path.len() - name.len();
+        // The path becomes the name in its place: nothing is allocated or freed for an entry any more.
+        let mut name = std::mem::take(&mut entry.path);
+        name.drain(..leading);
+        let node = into_node(layer, entry);
+        match self.directory_to_redescribe(parent, &name, &node) {
+            Some(old) => {
                 self.redescribe(old, node);
                 if let Some(own) = &mut self.own {
                     own.describe(old);
                 }
             }
-            _ => drop(self.attach(parent, name.to_vec(), node)),
+            None => drop(self.attach(parent, name, node)),
         }
         Ok(())
     }
 
-    fn describe_root(&mut self, layer: usize, entry: &Entry) -> Result<(), MergeError> {
+    /// The directory that is there already, if `node` is one, too.
+    fn directory_to_redescribe(&self, parent: NodeId, name: &[u8], node: &Node) -> Option<NodeId> {
+        match node.kind {
+            NodeKind::Directory(_) => self
+                .child(parent, name)
+                .filter(|&old| self.is_directory(old)),
+            _ => None,
+        }
+    }
+
+    fn describe_root(&mut self, layer: usize, entry: Entry) -> Result<(), MergeError> {
         if entry.kind != EntryKind::Directory {
             return Err(MergeError::Root { layer });
         }
         self.root_is_explicit = true;
-        self.redescribe(ROOT, to_node(layer, entry));
+        self.redescribe(ROOT, into_node(layer, entry));
         Ok(())
     }
 
@@ -322,8 +364,7 @@ impl Merger {
         if self.is_same_name(parent, name, target, context)? {
             return Err(context.hardlink_error("is itself"));
         }
-        self.children_mut(parent).insert(name.to_vec(), inode);
-        self.note_name(parent, name);
+        self.name(parent, name.to_vec(), inode);
         Ok(true)
     }
 
@@ -364,18 +405,37 @@ impl Merger {
         if self.nodes.len() > limits::ENTRIES_MAX {
             return Err(context.too_many_nodes());
         }
+        if let Some(last) = self.last_parent.as_ref().filter(|last| last.path == path) {
+            self.spend(last.steps, context)?;
+            return Ok(last.directory);
+        }
+        let walk = self.walk(path, context)?;
+        let (steps, is_plain) = (walk.steps, walk.links_followed == 0);
+        let entered = walk.entered.into_iter();
+        let entered: Vec<_> = entered
+            .map(|(name, directory)| directory.ok_or_else(|| name.to_vec()))
+            .collect();
+        let directory = self.enter(entered, context.entry);
+        self.last_parent = is_plain.then(|| LastParent {
+            path: path.to_vec(),
+            directory,
+            steps,
+        });
+        Ok(directory)
+    }
+
+    /// Where a walk leads, once the directories are made of which there is but the name.
+    fn enter(&mut self, entered: Vec<Result<NodeId, Vec<u8>>>, implied_by: &Entry) -> NodeId {
+        let (mtime, mtime_nsec) = (implied_by.mtime, implied_by.mtime_nsec);
         let mut at = ROOT;
-        for (name, directory) in self.walk(path, context)?.entered {
-            let entry = context.entry;
-            at = match directory {
-                Some(directory) => directory,
-                None => self.attach(at, name, implied_directory(entry.mtime, entry.mtime_nsec)),
-            };
+        for directory in entered {
+            at = directory
+                .unwrap_or_else(|name| self.attach(at, name, implied_directory(mtime, mtime_nsec)));
             if let Some(own) = &mut self.own {
-                own.imply(at, entry);
+                own.imply(at, implied_by);
             }
         }
-        Ok(at)
+        at
     }
 
     /// The directory at `path`, through symbolic links; `None` when there is none.
@@ -385,12 +445,10 @@ impl Merger {
 
     /// Walks `path` inside the image. What is not there is walked by its name, so that `..` leads
     /// back from it, as in the unpackers' path resolution.
-    fn walk(&self, path: &[u8], context: &Context<'_>) -> Result<Walk, MergeError> {
+    fn walk<'a>(&'a self, path: &'a [u8], context: &Context<'_>) -> Result<Walk<'a>, MergeError> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next_name() {
-            let child = walk
-                .directory()
-                .and_then(|parent| self.child(parent, &name));
+            let child = walk.directory().and_then(|parent| self.child(parent, name));
             match child.map(|id| (id, &self.nodes[id as usize].kind)) {
                 Some((id, NodeKind::Directory(_))) => walk.entered.push((name, Some(id))),
                 Some((_, NodeKind::Symlink(target))) => {
@@ -425,9 +483,17 @@ impl Merger {
     fn attach(&mut self, parent: NodeId, name: Vec<u8>, node: Node) -> NodeId {
         let id = self.nodes.len() as NodeId;
         self.nodes.push(node);
-        self.note_name(parent, &name);
-        self.children_mut(parent).insert(name, id);
+        self.name(parent, name, id);
         id
+    }
+
+    /// Gives `id` a name, and takes it from who has it.
+    fn name(&mut self, parent: NodeId, name: Vec<u8>, id: NodeId) {
+        self.note_name(parent, &name);
+        let old = self.children_mut(parent).insert(name, id);
+        if old.is_some_and(|old| self.is_directory(old)) {
+            self.last_parent = None;
+        }
     }
 
     fn note_name(&mut self, parent: NodeId, name: &[u8]) {
@@ -483,25 +549,16 @@ impl Merger {
             }
             next += 1;
         }
-        let placeholder = || Node {
-            kind: NodeKind::Fifo,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            mtime_nsec: 0,
-            xattrs: vec![],
-        };
-        let take = |old: NodeId| {
-            let mut node = std::mem::replace(&mut self.nodes[old as usize], placeholder());
+        for node in &mut self.nodes {
             if let NodeKind::Directory(children) = &mut node.kind {
                 children
                     .values_mut()
                     .for_each(|child| *child = new_id[*child as usize]);
             }
-            node
-        };
-        order.into_iter().map(take).collect()
+        }
+        let mut nodes: Vec<Option<Node>> = self.nodes.into_iter().map(Some).collect();
+        let take = |old: NodeId| nodes[old as usize].take();
+        order.into_iter().filter_map(take).collect()
     }
 }
 
@@ -554,17 +611,17 @@ fn implied_directory(mtime: i64, mtime_nsec: u32) -> Node {
     }
 }
 
-fn to_node(layer: usize, entry: &Entry) -> Node {
-    let kind = match &entry.kind {
+fn into_node(layer: usize, entry: Entry) -> Node {
+    let kind = match entry.kind {
         EntryKind::File { size, segments } => NodeKind::File {
             layer: layer as u16,
-            size: *size,
-            segments: segments.clone(),
+            size,
+            segments,
         },
         EntryKind::Directory => NodeKind::Directory(BTreeMap::new()),
-        EntryKind::Symlink { target } => NodeKind::Symlink(target.clone()),
-        &EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },
-        &EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
+        EntryKind::Symlink { target } => NodeKind::Symlink(target),
+        EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },
+        EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
         EntryKind::Fifo => NodeKind::Fifo,
         EntryKind::Hardlink { .. } | EntryKind::Whiteout | EntryKind::Opaque => {
             unreachable!("handled before: these make no node of their own")
@@ -583,7 +640,7 @@ fn to_node(layer: usize, entry: &Entry) -> Node {
         gid: entry.gid,
         mtime: entry.mtime,
         mtime_nsec: entry.mtime_nsec,
-        xattrs: entry.xattrs.clone(),
+        xattrs: entry.xattrs,
     }
 }
 

@@ -96,6 +96,42 @@ fn s6_a_directory_replaced_by_a_file_and_back_does_not_resurrect_its_children() 
 }
 
 #[test]
+fn s6_a_directory_that_is_replaced_between_two_of_its_entries_begins_anew() {
+    let in_the_way = [
+        file("a"),
+        file("a/b"),
+        symlink("a/b", "../elsewhere"),
+        hardlink("a/b", "linked"),
+    ];
+    for in_the_way in in_the_way {
+        let is_link = matches!(in_the_way.kind, EntryKind::Symlink { .. });
+        let second = if is_link { "elsewhere" } else { "a/b" };
+        let tree = build([vec![
+            file("linked"),
+            dir("elsewhere"),
+            file("a/b/first"),
+            in_the_way,
+            file("a/b/second"),
+        ]]);
+        assert_eq!(names(&tree, second), ["second"]);
+    }
+    let tree = build([
+        vec![file("a/b/lower")],
+        vec![file("a/b/first"), whiteout("a"), file("a/b/second")],
+    ]);
+    assert_eq!(names(&tree, "a/b"), ["first", "second"]);
+    let tree = build([
+        vec![file("a/b/lower")],
+        vec![
+            hardlink("a/b/link", "a/b/lower"),
+            opaque("a"),
+            file("a/b/second"),
+        ],
+    ]);
+    assert_eq!(names(&tree, "a/b"), ["link", "second"]);
+}
+
+#[test]
 fn s6_entries_below_a_lower_symlink_go_where_it_points() {
     let tree = build([
         vec![symlink("lib", "usr/lib"), dir("usr/lib")],

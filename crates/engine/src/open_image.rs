@@ -57,7 +57,6 @@ pub struct OpenedImage {
     pub tree: PathBuf,
     /// The image configuration, as the archive holds it; empty for an artifact without one.
     pub config: Arc<[u8]>,
-    archive: Arc<Archive>,
     /// Digests of the layers' sections, base first.
     pub(crate) sections: Arc<[Digest]>,
     /// What a profile that is being recorded has so far.
@@ -176,7 +175,6 @@ impl Node {
             tree: self.state.tree(&head.tree_digest()),
             config: head.config.as_slice().into(),
             sections,
-            archive: archive.clone(),
             touches: Arc::default(),
         })
     }
@@ -225,22 +223,30 @@ impl Node {
             path: archive_path.to_owned(),
             source,
         })?;
-        StateDir::write(&path, &bytes)
-            .or_else(|error| match error.kind() {
-                io::ErrorKind::StorageFull => {
-                    self.cache.make_room();
-                    StateDir::write(&path, &bytes)
-                }
-                _ => Err(error),
-            })
-            .map_err(|source| OpenImageError::State {
-                path: path.clone(),
-                source,
-            })?;
-        open_tree(&path).map_err(|error| match error {
+        let kept = std::thread::scope(|scope| {
+            // A large tree takes as long to free as its image to write.
+            scope.spawn(|| drop(tree));
+            self.keep_tree(&path, &bytes)
+        });
+        kept.map_err(|source| OpenImageError::State {
+            path: path.clone(),
+            source,
+        })?;
+        open_written(&path).map_err(|error| match error {
             TreeFileError::Io(source) => OpenImageError::State { path, source },
             TreeFileError::Format(source) => OpenImageError::Expanded { path, source },
         })
+    }
+
+    /// Writes an expanded tree. It need not have reached the disk: whoever opens it checks every byte.
+    fn keep_tree(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        match StateDir::write_unsynced(path, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.cache.make_room();
+                StateDir::write_unsynced(path, bytes)
+            }
+            written => written,
+        }
     }
 
     fn source_of(
@@ -300,11 +306,6 @@ impl Node {
 }
 
 impl OpenedImage {
-    /// The digest of the archive's bytes.
-    pub fn archive_digest(&self) -> Digest {
-        Digest::of(self.archive.bytes())
-    }
-
     /// The UUID of the expanded tree, which follows from all of its bytes: a server may go on with the connection of
     /// another only if both have the same, because the kernel knows that one's node numbers.
     pub fn tree_id(&self) -> String {
@@ -364,10 +365,16 @@ enum TreeFileError {
 /// little of a tree is looked at afterwards, with engine erofs nothing.
 fn open_tree(path: &Path) -> Result<Image<Mapped>, TreeFileError> {
     let file = File::open(path).map_err(TreeFileError::Io)?;
-    let map = || {
-        let mapped = Mapped::new(&file).map_err(TreeFileError::Io)?;
-        Image::open(mapped).map_err(TreeFileError::Format)
-    };
-    map()?.verify().map_err(TreeFileError::Format)?;
-    map()
+    let checked = image_of(Mapped::whole(&file))
+        .and_then(|whole| whole.verify().map_err(TreeFileError::Format));
+    checked.and_then(|()| image_of(Mapped::new(&file)))
+}
+
+/// Maps a tree that this process has just written.
+fn open_written(path: &Path) -> Result<Image<Mapped>, TreeFileError> {
+    image_of(File::open(path).and_then(|file| Mapped::new(&file)))
+}
+
+fn image_of(mapped: io::Result<Mapped>) -> Result<Image<Mapped>, TreeFileError> {
+    Image::open(mapped.map_err(TreeFileError::Io)?).map_err(TreeFileError::Format)
 }

@@ -44,9 +44,6 @@ pub enum ClientError {
     /// The docker configuration cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// The HTTP client could not be set up.
-    #[error("the HTTP client cannot be set up: {0}")]
-    Http(String),
 }
 
 /// Why no credential could be found out.

@@ -2,6 +2,8 @@
 //!
 //! * Roots are the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured); in an image without any, Mozilla's,
 //!   which are built in; and always those of [`ClientOptions::ca_certificates`](crate::ClientOptions).
+//! * The system's roots are read, and the clients built, for the first request: mounting an image needs none, and
+//!   there may be hundreds of files of them. What the user names is read at once.
 //! * HTTP/1.1 only: each range request has a connection of its own, so that one stalled or throttled transfer does
 //!   not hold up the others, as the streams of one HTTP/2 connection do.
 //! * Redirects are never followed here: the caller does, and decides who gets to see `Authorization`.
@@ -9,10 +11,11 @@
 
 use std::error::Error;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::Url;
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
@@ -25,15 +28,40 @@ use crate::options::ClientOptions;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
-    proxied: reqwest::Client,
-    direct: reqwest::Client,
+    inner: Arc<Inner>,
     /// A connection on which nothing arrives for so long is given up.
     pub(crate) read_timeout: Duration,
 }
 
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    /// Built for the first request, or why they cannot be.
+    clients: OnceLock<Result<Clients, String>>,
+}
+
+/// What the clients are built from.
+#[derive(Debug)]
+struct Settings {
+    /// Trusted in addition to the system's roots.
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+    /// What a host is shown that asks for a certificate.
+    certificates: Option<Arc<dyn ResolvesClientCert>>,
+    skip_verify: bool,
+    connect_timeout: Duration,
+    user_agent: String,
+}
+
+#[derive(Debug)]
+struct Clients {
+    proxied: reqwest::Client,
+    direct: reqwest::Client,
+}
+
 impl Http {
     pub(crate) fn new(options: &ClientOptions) -> Result<Http, ClientError> {
-        Http::with_tls(options, tls_config(&options.ca_certificates)?)
+        Ok(Http::with(options, Settings::new(options)?))
     }
 
     /// For a host that is shown one of the certificates `client` if it asks, and whose own nobody checks with `skip_verify`.
@@ -42,35 +70,35 @@ impl Http {
         client: &[KeyPair],
         skip_verify: bool,
     ) -> Result<Http, ClientError> {
-        let mut tls = tls_config(&options.ca_certificates)?;
-        let provider = tls.crypto_provider().clone();
-        tls.client_auth_cert_resolver = client_certificates::load(client, &provider)?;
-        if skip_verify {
-            tls.dangerous()
-                .set_certificate_verifier(Arc::new(AnyCertificate(provider)));
-        }
-        Http::with_tls(options, tls)
+        let settings = Settings::new(options)?;
+        let certificates = client_certificates::load(client, &settings.provider)?;
+        let settings = Settings {
+            certificates: Some(certificates),
+            skip_verify,
+            ..settings
+        };
+        Ok(Http::with(options, settings))
     }
 
-    fn with_tls(options: &ClientOptions, tls: rustls::ClientConfig) -> Result<Http, ClientError> {
-        let build = |proxy: bool| {
-            let mut builder = reqwest::Client::builder()
-                .tls_backend_preconfigured(tls.clone())
-                .http1_only()
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(options.connect_timeout)
-                .user_agent(&options.user_agent);
-            if !proxy {
-                builder = builder.no_proxy();
-            }
-            builder
-                .build()
-                .map_err(|e| ClientError::Http(innermost(&e)))
+    fn with(options: &ClientOptions, settings: Settings) -> Http {
+        let inner = Inner {
+            settings,
+            clients: OnceLock::new(),
         };
-        Ok(Http {
-            proxied: build(true)?,
-            direct: build(false)?,
+        Http {
+            inner: Arc::new(inner),
             read_timeout: options.read_timeout,
+        }
+    }
+
+    /// The client for `url`.
+    fn client(&self, url: &Url) -> Result<&reqwest::Client, &str> {
+        let Inner { settings, clients } = &*self.inner;
+        let clients = clients.get_or_init(|| settings.clients());
+        let Clients { proxied, direct } = clients.as_ref().map_err(String::as_str)?;
+        Ok(match url.host_str() {
+            Some(host) if is_loopback(host) => direct,
+            _ => proxied,
         })
     }
 
@@ -80,9 +108,9 @@ impl Http {
         request: reqwest::Request,
     ) -> Result<reqwest::Response, TransportError> {
         let host = authority(request.url());
-        let client = match request.url().host_str() {
-            Some(host) if is_loopback(host) => &self.direct,
-            _ => &self.proxied,
+        let client = match self.client(request.url()) {
+            Ok(client) => client,
+            Err(cause) => return Err(TransportError::no_client(host, cause)),
         };
         // An upload is allowed to be as slow as 100 kB/s before its answer is missed.
         let upload = request
@@ -95,6 +123,56 @@ impl Http {
             Ok(Err(error)) => Err(TransportError::from_reqwest(host, &error)),
             Err(_) => Err(TransportError::timed_out(host, patience)),
         }
+    }
+}
+
+impl Settings {
+    fn new(options: &ClientOptions) -> Result<Settings, ClientError> {
+        let mut roots = RootCertStore::empty();
+        for path in &options.ca_certificates {
+            add_ca_file(&mut roots, path)?;
+        }
+        Ok(Settings {
+            roots,
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            certificates: None,
+            skip_verify: false,
+            connect_timeout: options.connect_timeout,
+            user_agent: options.user_agent.clone(),
+        })
+    }
+
+    fn clients(&self) -> Result<Clients, String> {
+        let tls = self.tls_config().map_err(|e| e.to_string())?;
+        let client = || {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .http1_only()
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(self.connect_timeout)
+                .user_agent(&self.user_agent)
+        };
+        Ok(Clients {
+            proxied: client().build().map_err(|e| innermost(&e))?,
+            direct: client().no_proxy().build().map_err(|e| innermost(&e))?,
+        })
+    }
+
+    fn tls_config(&self) -> Result<rustls::ClientConfig, rustls::Error> {
+        let mut roots = system_roots();
+        roots.extend(self.roots.roots.iter().cloned());
+        let mut tls = rustls::ClientConfig::builder_with_provider(self.provider.clone())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        if let Some(certificates) = &self.certificates {
+            tls.client_auth_cert_resolver = certificates.clone();
+        }
+        if self.skip_verify {
+            let verifier = Arc::new(AnyCertificate(self.provider.clone()));
+            tls.dangerous().set_certificate_verifier(verifier);
+        }
+        Ok(tls)
     }
 }
 
@@ -159,6 +237,15 @@ impl TransportError {
         }
     }
 
+    fn no_client(host: String, cause: &str) -> TransportError {
+        TransportError {
+            host,
+            cause: format!("the HTTP client cannot be set up: {cause}"),
+            speaks_plain_http: false,
+            connected: false,
+        }
+    }
+
     pub(crate) fn timed_out(host: String, patience: Duration) -> TransportError {
         let cause = format!("no answer within {} s", patience.as_secs_f32());
         TransportError {
@@ -218,22 +305,13 @@ pub(crate) fn is_loopback(registry: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn tls_config(ca_files: &[impl AsRef<Path>]) -> Result<rustls::ClientConfig, ClientError> {
+fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    for path in ca_files {
-        add_ca_file(&mut roots, path.as_ref())?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| ClientError::Http(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+    roots
 }
 
 fn add_ca_file(roots: &mut RootCertStore, path: &Path) -> Result<(), ClientError> {
@@ -283,13 +361,18 @@ mod tests {
 
     #[test]
     fn a_client_can_be_made_without_any_system_certificate() {
-        assert!(tls_config(&[] as &[&Path]).is_ok());
+        let settings = Settings::new(&ClientOptions::default()).unwrap();
+        assert!(settings.clients().is_ok());
     }
 
     #[test]
     fn a_file_without_certificates_is_refused_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = tls_config(&[file.path()]).unwrap_err().to_string();
+        let options = ClientOptions {
+            ca_certificates: vec![file.path().to_owned()],
+            ..ClientOptions::default()
+        };
+        let error = Http::new(&options).unwrap_err().to_string();
         assert!(error.contains(file.path().to_str().unwrap()), "{error}");
     }
 }

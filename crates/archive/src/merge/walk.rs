@@ -11,18 +11,18 @@ pub(super) struct Looped;
 
 /// A walk through the image: components still to go, and those entered so far, so that `..` in a
 /// link's target can go back without leaving the root. What is not a directory has no node.
-pub(super) struct Walk {
-    to_go: Vec<Vec<u8>>,
-    pub entered: Vec<(Vec<u8>, Option<NodeId>)>,
-    links_followed: usize,
+pub(super) struct Walk<'a> {
+    to_go: Vec<&'a [u8]>,
+    pub entered: Vec<(&'a [u8], Option<NodeId>)>,
+    pub links_followed: usize,
     /// Components looked at.
     pub steps: u64,
 }
 
-impl Walk {
-    pub fn new(path: &[u8]) -> Self {
+impl<'a> Walk<'a> {
+    pub fn new(path: &'a [u8]) -> Self {
         Self {
-            to_go: components_reversed(path),
+            to_go: components_reversed(path).collect(),
             entered: vec![],
             links_followed: 0,
             steps: 0,
@@ -35,11 +35,11 @@ impl Walk {
     }
 
     /// The next component that is a name; `.` and `..` are dealt with.
-    pub fn next_name(&mut self) -> Option<Vec<u8>> {
+    pub fn next_name(&mut self) -> Option<&'a [u8]> {
         loop {
             let name = self.to_go.pop()?;
             self.steps += 1;
-            match name.as_slice() {
+            match name {
                 b".." => drop(self.entered.pop()),
                 b"." => {}
                 _ => return Some(name),
@@ -48,7 +48,7 @@ impl Walk {
     }
 
     /// Goes on through a symbolic link that stands where the last name led.
-    pub fn follow(&mut self, target: &[u8]) -> Result<(), Looped> {
+    pub fn follow(&mut self, target: &'a [u8]) -> Result<(), Looped> {
         self.links_followed += 1;
         if self.links_followed > LINKS_FOLLOWED_MAX {
             return Err(Looped);
@@ -61,11 +61,8 @@ impl Walk {
     }
 }
 
-fn components_reversed(path: &[u8]) -> Vec<Vec<u8>> {
-    path.rsplit(|&b| b == b'/')
-        .filter(|name| !name.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect()
+fn components_reversed(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.rsplit(|&b| b == b'/').filter(|name| !name.is_empty())
 }
 
 /// Parent and name.
