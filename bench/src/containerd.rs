@@ -1,9 +1,10 @@
 //! A containerd of our own: a peer (pull, unpack, overlayfs), and who runs containers for everybody.
 
-use crate::run;
+use crate::{mounted, place, run};
 use anyhow::{Context, Result, ensure};
 use std::{
-    path::{Path, PathBuf},
+    ffi::OsStr,
+    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -53,13 +54,6 @@ impl Containerd {
         Ok(started)
     }
 
-    /// Its command line.
-    pub fn ctr(&self) -> Command {
-        let mut ctr = Command::new("ctr");
-        ctr.arg("--address").arg(self.dir.path().join("sock"));
-        ctr
-    }
-
     /// Pulls and unpacks an image.
     pub fn pull(&self, reference: &str) -> Result<()> {
         let mut ctr = self.ctr();
@@ -67,21 +61,27 @@ impl Containerd {
         run::timed(&mut ctr).map(drop)
     }
 
-    /// Runs `command` in a container on a pulled image, to its end.
-    pub fn run_image(&self, reference: &str, command: &[&str]) -> Result<()> {
-        self.run(&[reference.into()], command)
+    /// Runs `command` on a pulled image in a container called `id`, to its end.
+    pub fn run_image(&self, id: &str, reference: &str, command: &[&str]) -> Result<()> {
+        self.run(id, &[reference.as_ref()], command)
     }
 
-    /// Runs `command` in a container on a directory, to its end.
-    pub fn run_on(&self, root: &Path, command: &[&str]) -> Result<()> {
-        self.run(&["--rootfs".into(), root.to_owned()], command)
+    /// Runs `command` on a directory in a container called `id`, to its end.
+    pub fn run_on(&self, id: &str, root: &Path, command: &[&str]) -> Result<()> {
+        self.run(id, &["--rootfs".as_ref(), root.as_os_str()], command)
     }
 
-    fn run(&self, root: &[PathBuf], command: &[&str]) -> Result<()> {
+    fn run(&self, id: &str, root: &[&OsStr], command: &[&str]) -> Result<()> {
         let mut ctr = self.ctr();
-        ctr.args(["run", "--rm"]);
-        ctr.args(root).arg("bench").args(command);
+        ctr.args(["run", "--rm", "--cgroup"]).arg(place::group(id));
+        ctr.args(root).arg(id).args(command);
         run::timed(&mut ctr).map(drop)
+    }
+
+    fn ctr(&self) -> Command {
+        let mut ctr = Command::new("ctr");
+        ctr.arg("--address").arg(self.dir.path().join("sock"));
+        ctr
     }
 }
 
@@ -91,11 +91,7 @@ impl Drop for Containerd {
             .arg(self.child.id().to_string())
             .status();
         let _ = self.child.wait();
-        // What it left mounted of snapshots and containers.
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| Path::new(point).starts_with(self.dir.path())) {
-            let _ = Command::new("umount").args(["--lazy", point]).status();
-        }
+        // Snapshots and containers.
+        mounted::detach_below(self.dir.path());
     }
 }

@@ -12,6 +12,7 @@ mod many_files;
 mod mounted;
 mod node_plugin;
 mod peers;
+mod place;
 mod publish;
 mod relay;
 mod restart;
@@ -36,6 +37,9 @@ struct Args {
     /// Write all rows to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Run here, in the place that was made for it.
+    #[arg(long, hide = true)]
+    inside: bool,
     /// Be one of the programs that notice a restart.
     #[arg(long, hide = true, requires = "tree")]
     notice: Option<String>,
@@ -71,6 +75,13 @@ fn main() -> Result<()> {
             names.join(", ")
         );
     }
+    if args.inside {
+        place::arrange()?;
+    } else if rustix::process::geteuid().is_root() {
+        let status = place::run_in_new("--inside")?;
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    rows::progress("making what is missing of the images, and pushing them");
     let world = World::prepare()?;
     let mut all = Vec::new();
     for (name, bench) in BENCHES.into_iter().filter(|(name, _)| wanted(name)) {

@@ -79,6 +79,11 @@ impl Row {
     }
 }
 
+/// A line on stderr, so that a long bench is seen to go on.
+pub fn progress(doing: &str) {
+    eprintln!("   {doing}");
+}
+
 /// Prints the rows as a table on stdout.
 pub fn print(rows: &[Row]) {
     println!(

@@ -181,7 +181,7 @@ impl<'a> Ours<'a> {
         fetch_blob(relay, self.start.image, &self.archive)?;
         let mounted = Mounted::start(server, dir.path())?;
         let overlay = Overlay::mount(dir.path(), upper.path())?;
-        containerd.run_on(overlay.path(), self.start.command)?;
+        containerd.run_on("ours", overlay.path(), self.start.command)?;
         let time = started.elapsed();
         drop(overlay);
         drop(mounted);
@@ -270,7 +270,7 @@ fn pull(world: &World, start: &Start, relay: &Relay) -> Result<Taken> {
     relay.take();
     let started = Instant::now();
     containerd.pull(&reference)?;
-    containerd.run_image(&reference, start.command)?;
+    containerd.run_image("pulled", &reference, start.command)?;
     Ok(Taken {
         time: started.elapsed(),
         passed: relay.take(),
