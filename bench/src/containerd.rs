@@ -4,7 +4,7 @@ use crate::{mounted, place, run};
 use anyhow::{Context, Result, ensure};
 use std::{
     ffi::OsStr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,25 +12,41 @@ use std::{
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What containerd calls a snapshotter that is a program of its own.
+pub const PEER: &str = "peer";
+
 /// A running containerd with nothing in it; stopped, and its directory removed, when dropped.
 #[derive(Debug)]
 pub struct Containerd {
     child: Child,
     dir: tempfile::TempDir,
+    snapshotter: &'static str,
 }
 
 impl Containerd {
     /// Starts one below `scratch`.
     pub fn start(scratch: &Path) -> Result<Self> {
+        Self::launch(scratch, None)
+    }
+
+    /// Starts one that leaves images to the snapshotter at the socket `peer`.
+    pub fn start_with(scratch: &Path, peer: &Path) -> Result<Self> {
+        Self::launch(scratch, Some(peer))
+    }
+
+    fn launch(scratch: &Path, peer: Option<&Path>) -> Result<Self> {
         let dir = tempfile::tempdir_in(scratch)?;
         let at = |name: &str| dir.path().join(name);
-        let config = format!(
+        let mut config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\naddress = {:?}\n",
             at("root"),
             at("state"),
             at("sock")
         );
+        if let Some(peer) = peer {
+            config += &format!("[proxy_plugins.{PEER}]\ntype = \"snapshot\"\naddress = {peer:?}\n");
+        }
         std::fs::write(at("config.toml"), config)?;
         let log = std::fs::File::create(at("log"))?;
         let child = Command::new("containerd")
@@ -41,7 +57,12 @@ impl Containerd {
             .stderr(log)
             .spawn()
             .context("containerd (Debian's package of that name)")?;
-        let started = Self { child, dir };
+        let snapshotter = peer.map_or("overlayfs", |_| PEER);
+        let started = Self {
+            child,
+            dir,
+            snapshotter,
+        };
         let deadline = Instant::now() + PATIENCE;
         while run::timed(started.ctr().arg("version")).is_err() {
             ensure!(
@@ -54,6 +75,11 @@ impl Containerd {
         Ok(started)
     }
 
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock")
+    }
+
     /// Pulls and unpacks an image.
     pub fn pull(&self, reference: &str) -> Result<()> {
         let mut ctr = self.ctr();
@@ -63,7 +89,8 @@ impl Containerd {
 
     /// Runs `command` on a pulled image in a container called `id`, to its end.
     pub fn run_image(&self, id: &str, reference: &str, command: &[&str]) -> Result<()> {
-        self.run(id, &[reference.as_ref()], command)
+        let root = ["--snapshotter", self.snapshotter, reference];
+        self.run(id, &root.map(OsStr::new), command)
     }
 
     /// Runs `command` on a directory in a container called `id`, to its end.
@@ -80,7 +107,7 @@ impl Containerd {
 
     fn ctr(&self) -> Command {
         let mut ctr = Command::new("ctr");
-        ctr.arg("--address").arg(self.dir.path().join("sock"));
+        ctr.arg("--address").arg(self.socket());
         ctr
     }
 }

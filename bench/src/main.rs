@@ -13,12 +13,16 @@ mod mounted;
 mod node_plugin;
 mod peers;
 mod place;
+mod programs;
 mod publish;
+mod published;
 mod relay;
 mod restart;
 mod rows;
 mod run;
+mod stargz;
 mod start;
+mod taken;
 mod warm;
 mod world;
 
@@ -34,6 +38,9 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
+    /// Of start: only cases with this in their names, such as `numpy`.
+    #[arg(long)]
+    case: Option<String>,
     /// Write all rows to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -82,7 +89,7 @@ fn main() -> Result<()> {
         std::process::exit(status.code().unwrap_or(1));
     }
     rows::progress("making what is missing of the images, and pushing them");
-    let world = World::prepare()?;
+    let world = World::prepare(args.case)?;
     let mut all = Vec::new();
     for (name, bench) in BENCHES.into_iter().filter(|(name, _)| wanted(name)) {
         eprintln!("== {name}");
