@@ -87,6 +87,13 @@ impl Containerd {
         run::timed(&mut ctr).map(drop)
     }
 
+    /// Mounts a pulled image at `dir`, to be read.
+    pub fn mount(&self, reference: &str, dir: &Path) -> Result<()> {
+        let mut ctr = self.ctr();
+        ctr.args(["images", "mount", reference]).arg(dir);
+        run::timed(&mut ctr).map(drop)
+    }
+
     /// Runs `command` on a pulled image in a container called `id`, to its end.
     pub fn run_image(&self, id: &str, reference: &str, command: &[&str]) -> Result<()> {
         let root = ["--snapshotter", self.snapshotter, reference];

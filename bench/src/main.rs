@@ -7,6 +7,7 @@
 mod archive_size;
 mod cold_read;
 mod containerd;
+mod full;
 mod index;
 mod many_files;
 mod mounted;
@@ -38,7 +39,7 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
-    /// Of start: only cases with this in their names, such as `numpy`.
+    /// Of start and full: only cases with this in their names, such as `numpy` or `debian-min`.
     #[arg(long)]
     case: Option<String>,
     /// Write all rows to this file as JSON.
@@ -57,12 +58,13 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 8] = [
+const BENCHES: [(&str, Bench); 9] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("many-files", many_files::run),
     ("cold-read", cold_read::run),
     ("start", start::run),
+    ("full", full::run),
     ("warm", warm::run),
     ("publish", publish::run),
     ("restart", restart::run),
