@@ -21,6 +21,7 @@ mod relay;
 mod restart;
 mod rows;
 mod run;
+mod shared;
 mod stargz;
 mod start;
 mod taken;
@@ -39,7 +40,7 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
-    /// Of start and full: only cases with this in their names, such as `numpy` or `debian-min`.
+    /// Of start, shared and full: only cases with this in their names, such as `numpy` or `debian-min`.
     #[arg(long)]
     case: Option<String>,
     /// Write all rows to this file as JSON.
@@ -58,12 +59,13 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 10] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("many-files", many_files::run),
     ("cold-read", cold_read::run),
     ("start", start::run),
+    ("shared", shared::run),
     ("full", full::run),
     ("warm", warm::run),
     ("publish", publish::run),

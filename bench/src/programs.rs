@@ -60,3 +60,8 @@ pub const PROGRAMS: [Program; 5] = [
         targets: [None, None],
     },
 ];
+
+/// One of them.
+pub fn called(name: &str) -> Option<&'static Program> {
+    PROGRAMS.iter().find(|program| program.name == name)
+}
