@@ -71,8 +71,8 @@ e2e: release ## The whole system on a real cluster
 	e2e/run
 
 .PHONY: bench
-bench: release ## Ratios against peers and limits; NAME=archive-size for one, JSON=FILE for rows
-	cargo run --locked --release -q -p clip-bench -- $(if $(NAME),--name $(NAME)) $(if $(JSON),--json $(JSON))
+bench: release ## Ratios against peers and limits; NAME=start for one, CASE=numpy for a part of it, JSON=FILE for rows
+	cargo run --locked --release -q -p clip-bench -- $(if $(NAME),--name $(NAME)) $(if $(CASE),--case $(CASE)) $(if $(JSON),--json $(JSON))
 
 .PHONY: generate
 generate: ## Rewrite generated files: CRD YAML, golden transcripts

@@ -1,8 +1,9 @@
 //! A containerd of our own: a peer (pull, unpack, overlayfs), and who runs containers for everybody.
 
-use crate::run;
+use crate::{mounted, place, run};
 use anyhow::{Context, Result, ensure};
 use std::{
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -11,25 +12,41 @@ use std::{
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What containerd calls a snapshotter that is a program of its own.
+pub const PEER: &str = "peer";
+
 /// A running containerd with nothing in it; stopped, and its directory removed, when dropped.
 #[derive(Debug)]
 pub struct Containerd {
     child: Child,
     dir: tempfile::TempDir,
+    snapshotter: &'static str,
 }
 
 impl Containerd {
     /// Starts one below `scratch`.
     pub fn start(scratch: &Path) -> Result<Self> {
+        Self::launch(scratch, None)
+    }
+
+    /// Starts one that leaves images to the snapshotter at the socket `peer`.
+    pub fn start_with(scratch: &Path, peer: &Path) -> Result<Self> {
+        Self::launch(scratch, Some(peer))
+    }
+
+    fn launch(scratch: &Path, peer: Option<&Path>) -> Result<Self> {
         let dir = tempfile::tempdir_in(scratch)?;
         let at = |name: &str| dir.path().join(name);
-        let config = format!(
+        let mut config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\naddress = {:?}\n",
             at("root"),
             at("state"),
             at("sock")
         );
+        if let Some(peer) = peer {
+            config += &format!("[proxy_plugins.{PEER}]\ntype = \"snapshot\"\naddress = {peer:?}\n");
+        }
         std::fs::write(at("config.toml"), config)?;
         let log = std::fs::File::create(at("log"))?;
         let child = Command::new("containerd")
@@ -40,7 +57,12 @@ impl Containerd {
             .stderr(log)
             .spawn()
             .context("containerd (Debian's package of that name)")?;
-        let started = Self { child, dir };
+        let snapshotter = peer.map_or("overlayfs", |_| PEER);
+        let started = Self {
+            child,
+            dir,
+            snapshotter,
+        };
         let deadline = Instant::now() + PATIENCE;
         while run::timed(started.ctr().arg("version")).is_err() {
             ensure!(
@@ -53,11 +75,9 @@ impl Containerd {
         Ok(started)
     }
 
-    /// Its command line.
-    pub fn ctr(&self) -> Command {
-        let mut ctr = Command::new("ctr");
-        ctr.arg("--address").arg(self.dir.path().join("sock"));
-        ctr
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock")
     }
 
     /// Pulls and unpacks an image.
@@ -67,21 +87,35 @@ impl Containerd {
         run::timed(&mut ctr).map(drop)
     }
 
-    /// Runs `command` in a container on a pulled image, to its end.
-    pub fn run_image(&self, reference: &str, command: &[&str]) -> Result<()> {
-        self.run(&[reference.into()], command)
-    }
-
-    /// Runs `command` in a container on a directory, to its end.
-    pub fn run_on(&self, root: &Path, command: &[&str]) -> Result<()> {
-        self.run(&["--rootfs".into(), root.to_owned()], command)
-    }
-
-    fn run(&self, root: &[PathBuf], command: &[&str]) -> Result<()> {
+    /// Mounts a pulled image at `dir`, to be read.
+    pub fn mount(&self, reference: &str, dir: &Path) -> Result<()> {
         let mut ctr = self.ctr();
-        ctr.args(["run", "--rm"]);
-        ctr.args(root).arg("bench").args(command);
+        ctr.args(["images", "mount", reference]).arg(dir);
         run::timed(&mut ctr).map(drop)
+    }
+
+    /// Runs `command` on a pulled image in a container called `id`, to its end.
+    pub fn run_image(&self, id: &str, reference: &str, command: &[&str]) -> Result<()> {
+        let root = ["--snapshotter", self.snapshotter, reference];
+        self.run(id, &root.map(OsStr::new), command)
+    }
+
+    /// Runs `command` on a directory in a container called `id`, to its end.
+    pub fn run_on(&self, id: &str, root: &Path, command: &[&str]) -> Result<()> {
+        self.run(id, &["--rootfs".as_ref(), root.as_os_str()], command)
+    }
+
+    fn run(&self, id: &str, root: &[&OsStr], command: &[&str]) -> Result<()> {
+        let mut ctr = self.ctr();
+        ctr.args(["run", "--rm", "--cgroup"]).arg(place::group(id));
+        ctr.args(root).arg(id).args(command);
+        run::timed(&mut ctr).map(drop)
+    }
+
+    fn ctr(&self) -> Command {
+        let mut ctr = Command::new("ctr");
+        ctr.arg("--address").arg(self.socket());
+        ctr
     }
 }
 
@@ -91,11 +125,7 @@ impl Drop for Containerd {
             .arg(self.child.id().to_string())
             .status();
         let _ = self.child.wait();
-        // What it left mounted of snapshots and containers.
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| Path::new(point).starts_with(self.dir.path())) {
-            let _ = Command::new("umount").args(["--lazy", point]).status();
-        }
+        // Snapshots and containers.
+        mounted::detach_below(self.dir.path());
     }
 }

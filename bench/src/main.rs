@@ -8,17 +8,24 @@ mod archive_size;
 mod cold_read;
 mod cold_walk;
 mod containerd;
+mod full;
 mod index;
 mod many_files;
 mod mounted;
 mod node_plugin;
 mod peers;
+mod place;
+mod programs;
 mod publish;
+mod published;
 mod relay;
 mod restart;
 mod rows;
 mod run;
+mod shared;
+mod stargz;
 mod start;
+mod taken;
 mod warm;
 mod world;
 
@@ -34,9 +41,15 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
+    /// Of start, shared and full: only cases with this in their names, such as `numpy` or `debian-min`.
+    #[arg(long)]
+    case: Option<String>,
     /// Write all rows to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Run here, in the place that was made for it.
+    #[arg(long, hide = true)]
+    inside: bool,
     /// Be one of the programs that notice a restart.
     #[arg(long, hide = true, requires = "tree")]
     notice: Option<String>,
@@ -47,13 +60,15 @@ struct Args {
 }
 
 type Bench = fn(&World) -> Result<Vec<Row>>;
-const BENCHES: [(&str, Bench); 9] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("archive-size", archive_size::run),
     ("index", index::run),
     ("many-files", many_files::run),
     ("cold-read", cold_read::run),
     ("cold-walk", cold_walk::run),
     ("start", start::run),
+    ("shared", shared::run),
+    ("full", full::run),
     ("warm", warm::run),
     ("publish", publish::run),
     ("restart", restart::run),
@@ -73,7 +88,14 @@ fn main() -> Result<()> {
             names.join(", ")
         );
     }
-    let world = World::prepare()?;
+    if args.inside {
+        place::arrange()?;
+    } else if rustix::process::geteuid().is_root() {
+        let status = place::run_in_new("--inside")?;
+        std::process::exit(status.code().unwrap_or(1));
+    }
+    rows::progress("making what is missing of the images, and pushing them");
+    let world = World::prepare(args.case)?;
     let mut all = Vec::new();
     for (name, bench) in BENCHES.into_iter().filter(|(name, _)| wanted(name)) {
         eprintln!("== {name}");

@@ -98,6 +98,18 @@ impl Drop for Overlay {
     }
 }
 
+/// Takes away whatever is still mounted below `dir`, the last first.
+pub fn detach_below(dir: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    for point in points
+        .filter(|point| Path::new(point).starts_with(dir))
+        .rev()
+    {
+        let _ = Command::new("umount").args(["--lazy", point]).status();
+    }
+}
+
 fn is_mounted(dir: &Path) -> Result<bool> {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;

@@ -1,5 +1,6 @@
 //! The node plugin with its keeper, as on a node of a cluster, without the cluster: archives come from a folder.
 
+use crate::mounted;
 use anyhow::{Context, Result, ensure};
 use clip_csi_node::csi::v1::{
     NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
@@ -197,12 +198,7 @@ impl Drop for NodePlugin {
             let _ = process.wait();
         }
         // What a bench that failed left mounted.
-        let here = self.dir.path().display().to_string();
-        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-        for point in points.filter(|point| point.starts_with(&here)).rev() {
-            let _ = Command::new("umount").args(["-l", point]).status();
-        }
+        mounted::detach_below(self.dir.path());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use std::{
+    fmt,
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
@@ -29,12 +30,31 @@ pub struct Link {
 impl Default for Link {
     /// As fast as loopback.
     fn default() -> Self {
-        Self {
-            round_trip: Duration::ZERO,
-            per_connection: f64::INFINITY,
-            shared: f64::INFINITY,
-        }
+        Self::LOOPBACK
     }
+}
+
+/// The lines over which whole images are compared: loopback, and one with 20 ms and 50 MB/s.
+pub const LINES: [(&str, Link); 2] = [
+    ("loopback", Link::LOOPBACK),
+    (
+        SLOW,
+        Link {
+            round_trip: Duration::from_millis(20),
+            shared: 50e6,
+            ..Link::LOOPBACK
+        },
+    ),
+];
+/// The second of them, for which promises are made.
+pub const SLOW: &str = "slow";
+
+impl Link {
+    const LOOPBACK: Self = Self {
+        round_trip: Duration::ZERO,
+        per_connection: f64::INFINITY,
+        shared: f64::INFINITY,
+    };
 }
 
 /// A running relay; it ends with the process.
@@ -57,6 +77,13 @@ pub struct Passed {
     pub bytes: u64,
     /// Requests for blobs.
     pub blob_requests: u64,
+}
+
+impl fmt::Display for Passed {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = self.bytes as f64 / 1e6;
+        write!(text, "{megabytes:.1} MB in {} requests", self.blob_requests)
+    }
 }
 
 impl Relay {

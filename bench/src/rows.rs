@@ -79,10 +79,15 @@ impl Row {
     }
 }
 
+/// A line on stderr, so that a long bench is seen to go on.
+pub fn progress(doing: &str) {
+    eprintln!("   {doing}");
+}
+
 /// Prints the rows as a table on stdout.
 pub fn print(rows: &[Row]) {
     println!(
-        "{:<14} {:<14} {:<22} {:>14} {:<8} {:<12}",
+        "{:<22} {:<14} {:<22} {:>14} {:<8} {:<12}",
         "case", "system", "metric", "value", "unit", "target"
     );
     for row in rows {
@@ -95,7 +100,7 @@ pub fn print(rows: &[Row]) {
         let target = row.target.as_deref().unwrap_or("");
         let note = row.note.as_deref().unwrap_or("");
         println!(
-            "{:<14} {:<14} {:<22} {value:>14} {:<8} {target:<12} {verdict} {note}",
+            "{:<22} {:<14} {:<22} {value:>14} {:<8} {target:<12} {verdict} {note}",
             row.case, row.system, row.metric, row.unit
         );
     }

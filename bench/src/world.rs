@@ -34,13 +34,15 @@ pub struct World {
     pub relay: Relay,
     /// Scratch space.
     pub scratch: TempDir,
+    case: Option<String>,
     repository: PathBuf,
     registry: TestRegistry,
 }
 
 impl World {
-    /// Makes the images where they are missing, starts the registry, and pushes them.
-    pub fn prepare() -> Result<Self> {
+    /// Makes the images where they are missing, starts the registry, and pushes them. Benches of many cases leave
+    /// out those that do not have `case` in their names.
+    pub fn prepare(case: Option<String>) -> Result<Self> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .context("the bench lies in the repository")?
@@ -50,21 +52,26 @@ impl World {
         let world = Self {
             relay,
             scratch: tempfile::tempdir()?,
+            case,
             repository,
             registry,
         };
         for image in IMAGES {
             let layout = world.layout(image)?;
-            let target = format!("docker://{}/bench/{image}:1", world.relay.address());
-            let mut skopeo = Command::new("skopeo");
-            skopeo
-                .args(["copy", "-q", "--insecure-policy", "--dest-tls-verify=false"])
-                .arg(format!("oci:{}", layout.display()))
-                .arg(target);
-            crate::run::timed(&mut skopeo)?;
+            world.push(&layout, &world.reference(image))?;
         }
         world.relay.take();
         Ok(world)
+    }
+
+    /// Pushes the image of an OCI layout.
+    pub fn push(&self, layout: &Path, reference: &str) -> Result<()> {
+        let mut skopeo = Command::new("skopeo");
+        skopeo
+            .args(["copy", "-q", "--insecure-policy", "--dest-tls-verify=false"])
+            .arg(format!("oci:{}", layout.display()))
+            .arg(format!("docker://{reference}"));
+        crate::run::timed(&mut skopeo).map(drop)
     }
 
     /// The reference of `image` behind the relay.
@@ -75,6 +82,11 @@ impl World {
     /// The reference of `image` behind another relay.
     pub fn reference_behind(&self, relay: &Relay, image: &str) -> String {
         format!("{}/bench/{image}:1", relay.address())
+    }
+
+    /// Whether a case is asked for.
+    pub fn wants(&self, case: &str) -> bool {
+        self.case.as_deref().is_none_or(|part| case.contains(part))
     }
 
     /// Another way to the registry.
@@ -173,6 +185,8 @@ impl World {
             "clip": first_line(self.clip().arg("--version")),
             "gzip": first_line(Command::new("gzip").arg("--version")),
             "origin": crate::peers::ORIGIN_VERSION,
+            "containerd": first_line(Command::new("containerd").arg("--version")),
+            "stargz-snapshotter": crate::peers::STARGZ_VERSION,
         })
     }
 }
