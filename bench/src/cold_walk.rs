@@ -112,7 +112,7 @@ fn index(world: &World, image: &str, dir: &Path) -> Result<PathBuf> {
     run::timed(
         world
             .clip()
-            .args(["index", "-q", &world.reference(image)])
+            .args(["index", &world.reference(image)])
             .arg(&archive),
     )?;
     Ok(archive)
