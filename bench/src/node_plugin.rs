@@ -139,12 +139,12 @@ impl NodePlugin {
         Ok(())
     }
 
-    /// Resident memory of plugin, server and keeper, in bytes (proc_pid_status(5)).
-    pub fn memory(&self) -> Result<[f64; 3]> {
+    /// What plugin, server and keeper have in memory.
+    pub fn memory(&self) -> Result<[Memory; 3]> {
         Ok([
-            resident(self.plugin.id())?,
-            resident(self.server()?)?,
-            resident(self.keeper.id())?,
+            memory_of(self.plugin.id())?,
+            memory_of(self.server()?)?,
+            memory_of(self.keeper.id())?,
         ])
     }
 
@@ -242,9 +242,25 @@ fn pid(id: u32) -> Result<Pid> {
     Pid::from_raw(id as i32).context("a process has a number")
 }
 
-fn resident(pid: u32) -> Result<f64> {
+/// What a process has in memory, in bytes (proc_pid_status(5)).
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// All of it; pages of files are there only once for all processes, and go when memory gets short.
+    pub resident: f64,
+    /// What is of no file.
+    pub own: f64,
+}
+
+fn memory_of(pid: u32) -> Result<Memory> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.context("VmRSS")?.trim().trim_end_matches(" kB");
-    Ok(kib.parse::<f64>()? * 1024.0)
+    let bytes = |key: &str| -> Result<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let kilobytes = line.with_context(|| format!("the kernel says {key}"))?;
+        let number = kilobytes.trim().trim_end_matches(" kB");
+        Ok(number.parse::<f64>()? * 1024.0)
+    };
+    Ok(Memory {
+        resident: bytes("VmRSS:")?,
+        own: bytes("RssAnon:")?,
+    })
 }
