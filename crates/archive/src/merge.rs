@@ -14,6 +14,7 @@
 //!
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
 
+mod error;
 mod own;
 mod walk;
 
@@ -23,66 +24,14 @@ use crate::{
     limits,
     tree::{Node, NodeId, NodeKind, Tree},
 };
+use error::Context;
+pub use error::MergeError;
 use own::{Own, Touched};
 use std::{cell::Cell, collections::BTreeMap};
 use walk::{LINKS_FOLLOWED_MAX, Looped, Walk, split};
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
 pub const MERGE_VERSION: u32 = 2;
-
-/// Why layers cannot be merged.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MergeError {
-    /// A hard link to nothing, or to a directory.
-    #[error("layer {layer}: {path:?} is a hard link to {target:?}, which {problem}")]
-    Hardlink {
-        /// Which layer, base = 0.
-        layer: usize,
-        /// The link.
-        path: String,
-        /// What it names.
-        target: String,
-        /// What is wrong with the target.
-        problem: &'static str,
-    },
-    /// The parents of an entry go round in circles.
-    #[error("layer {layer}: the parents of {path:?} are a loop of symbolic links")]
-    Loop {
-        /// Which layer, base = 0.
-        layer: usize,
-        /// The entry.
-        path: String,
-    },
-    /// Looking up the parents of so many entries would take for ever.
-    #[error(
-        "layer {layer}: {path:?}: symbolic links send the image's entries through too many \
-         directories (more than {} for each entry)",
-        limits::STEPS_PER_ENTRY
-    )]
-    TooManySteps {
-        /// Which layer, base = 0.
-        layer: usize,
-        /// The entry.
-        path: String,
-    },
-    /// More files and directories than an image may have.
-    #[error(
-        "layer {layer}: {path:?}: with it the image has more than {} files and directories",
-        limits::ENTRIES_MAX
-    )]
-    TooManyNodes {
-        /// Which layer, base = 0.
-        layer: usize,
-        /// The entry.
-        path: String,
-    },
-    /// The image's root is not a directory.
-    #[error("layer {layer} has an entry for the root that is not a directory")]
-    Root {
-        /// Which layer, base = 0.
-        layer: usize,
-    },
-}
 
 /// Merges `layers`, base first. `tar_sizes` are the sizes in bytes of their uncompressed tars.
 pub fn merge(
@@ -135,12 +84,6 @@ struct LastParent {
     directory: NodeId,
     /// What walking there costs of [`Merger::steps_left`], walked or not.
     steps: u64,
-}
-
-/// What a step needs of an entry: its attributes, and for errors its name.
-struct Context<'a> {
-    layer: usize,
-    entry: &'a Entry,
 }
 
 impl Merger {
@@ -562,42 +505,6 @@ impl Merger {
     }
 }
 
-impl Context<'_> {
-    fn hardlink_error(&self, problem: &'static str) -> MergeError {
-        let target = match &self.entry.kind {
-            EntryKind::Hardlink { target } => lossy(target),
-            _ => String::new(),
-        };
-        MergeError::Hardlink {
-            layer: self.layer,
-            path: lossy(&self.entry.path),
-            target,
-            problem,
-        }
-    }
-
-    fn too_many_steps(&self) -> MergeError {
-        MergeError::TooManySteps {
-            layer: self.layer,
-            path: lossy(&self.entry.path),
-        }
-    }
-
-    fn too_many_nodes(&self) -> MergeError {
-        MergeError::TooManyNodes {
-            layer: self.layer,
-            path: lossy(&self.entry.path),
-        }
-    }
-
-    fn loop_error(&self) -> MergeError {
-        MergeError::Loop {
-            layer: self.layer,
-            path: lossy(&self.entry.path),
-        }
-    }
-}
-
 fn implied_directory(mtime: i64, mtime_nsec: u32) -> Node {
     let kind = NodeKind::Directory(BTreeMap::new());
     Node {
@@ -642,8 +549,4 @@ fn into_node(layer: usize, entry: Entry) -> Node {
         mtime_nsec: entry.mtime_nsec,
         xattrs: entry.xattrs,
     }
-}
-
-fn lossy(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }
