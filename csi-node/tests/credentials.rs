@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use common::{Scene, kill, part};
+use common::image::part;
+use common::{Scene, kill};
 use nix::libc::EIO;
 use nix::sys::signal::Signal;
 

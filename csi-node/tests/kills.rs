@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use clip_csi_node::csi::v1::NodeUnpublishVolumeRequest;
 use clip_csi_node::csi::v1::node_client::NodeClient;
-use common::{IMAGE, Scene, kill, part, publish_request, volume_id};
+use common::image::part;
+use common::{IMAGE, Scene, kill, publish_request, volume_id};
 use nix::sys::signal::Signal;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};

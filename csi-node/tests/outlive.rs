@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use clip_testkit::guard::Mounted;
 use clip_testkit::proxy::Mood;
-use common::{IMAGE, Scene, hang, kill, part};
+use common::image::part;
+use common::{IMAGE, Scene, hang, kill};
 use nix::sys::signal::Signal;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use clip_archive::StartProfile;
 use clip_testkit::proxy::Mood;
-use common::{IMAGE, Scene, big, part};
+use common::image::{big, part};
+use common::{IMAGE, Scene};
 use nix::sys::signal::Signal;
 
 fn profile_named(scene: &Scene, extension: &str) -> Option<PathBuf> {
