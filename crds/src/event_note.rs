@@ -1,3 +1,5 @@
+//! What the API lets an event say; the operator and the node plugin both write events.
+
 /// A message as an event may carry it: the API refuses notes of more than 1024 bytes (events/v1, types.go).
 pub fn event_note(message: &str) -> String {
     const MAX: usize = 1000;
