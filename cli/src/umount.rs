@@ -2,12 +2,12 @@
 
 use crate::{bundle::BundleDir, failure::Failure};
 use clap::Args;
-use clip_engine::mount_points::{self, MountPoint};
-use nix::mount::{MntFlags, umount2};
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
+use clip_engine::{
+    connection,
+    mount_points::{self, MountPoint},
 };
+use nix::mount::{MntFlags, umount2};
+use std::path::{Path, PathBuf};
 
 /// Unmount an image, or the bundle of a container. Works on a mount whose server is dead, too.
 #[derive(Debug, Args)]
@@ -75,13 +75,7 @@ pub fn unmount_as_root(path: &Path, lazy: bool, named: &Path) -> Result<(), Fail
 }
 
 fn unmount_as_user(path: &Path, lazy: bool) -> Result<(), Failure> {
-    let mut fusermount = Command::new("fusermount3");
-    fusermount
-        .arg("-u")
-        .args(lazy.then_some("-z"))
-        .arg("--")
-        .arg(path);
-    match fusermount.output() {
+    match connection::unmount_by_helper(path, lazy) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) if String::from_utf8_lossy(&output.stderr).contains("busy") => {
             Err(busy(path, path))

@@ -12,12 +12,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use clip_engine::datagram;
 use clip_registry::Digest;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SocketAddrUnix, connect};
 use serde::{Deserialize, Serialize};
 
-use crate::datagram;
 use crate::keeper::{Answer, Ask, Deposit, new_socket};
 use crate::wire::{Login, Secret};
 
@@ -219,7 +219,11 @@ impl Keeper {
 
     fn ask_with(&self, ask: &Ask, descriptor: Option<&OwnedFd>) -> io::Result<()> {
         let message = serde_json::to_vec(ask)?;
-        datagram::send(&self.socket, &message, descriptor.map(OwnedFd::as_fd))?;
+        datagram::send(
+            &self.socket,
+            &message,
+            descriptor.map(OwnedFd::as_fd).as_slice(),
+        )?;
         match self.answer()? {
             (Answer::Ok {}, _) => Ok(()),
             (answer, _) => Err(mistaken(answer)),
@@ -227,7 +231,7 @@ impl Keeper {
     }
 
     fn held(&self) -> io::Result<HashMap<Digest, Kept>> {
-        datagram::send(&self.socket, &serde_json::to_vec(&Ask::Held {})?, None)?;
+        datagram::send(&self.socket, &serde_json::to_vec(&Ask::Held {})?, &[])?;
         let count = match self.answer()? {
             (Answer::Held { count }, _) => count,
             (answer, _) => return Err(mistaken(answer)),
@@ -245,9 +249,12 @@ impl Keeper {
     }
 
     fn answer(&self) -> io::Result<(Answer, Option<OwnedFd>)> {
-        let (json, descriptor) =
+        let (json, descriptors) =
             datagram::receive(&self.socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok((serde_json::from_slice(&json)?, descriptor))
+        Ok((
+            serde_json::from_slice(&json)?,
+            descriptors.into_iter().next(),
+        ))
     }
 }
 

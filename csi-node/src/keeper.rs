@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use clip_engine::datagram;
 use clip_registry::Digest;
 // rustix cannot say who a client in another pod is: its process has no number here.
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -30,7 +31,6 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::datagram;
 use crate::server::named_when_ready;
 use crate::wire::Secret;
 
@@ -149,7 +149,8 @@ impl Keeper {
         }
         loop {
             match datagram::receive(client) {
-                Ok(Some((json, descriptor))) => {
+                Ok(Some((json, descriptors))) => {
+                    let descriptor = descriptors.into_iter().next();
                     if let Err(error) = self.answer(client, &json, descriptor) {
                         return tracing::warn!(%error, "a client does not take its answer");
                     }
@@ -202,7 +203,7 @@ impl Keeper {
         send(client, &Answer::Held { count })?;
         for (deposit, descriptor) in deposits {
             let answer = serde_json::to_vec(&Answer::Deposit(deposit))?;
-            datagram::send(client, &answer, Some(descriptor.as_fd()))?;
+            datagram::send(client, &answer, &[descriptor.as_fd()])?;
         }
         Ok(())
     }
@@ -253,7 +254,7 @@ impl Held {
 }
 
 fn send(client: &OwnedFd, answer: &Answer) -> io::Result<()> {
-    datagram::send(client, &serde_json::to_vec(answer)?, None)
+    datagram::send(client, &serde_json::to_vec(answer)?, &[])
 }
 
 /// A socket at `path` that only root may use, in place of what an earlier life left there. It gets its name when it is

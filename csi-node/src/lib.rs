@@ -14,7 +14,6 @@ pub mod archives;
 pub mod args;
 pub mod csi;
 pub mod custody;
-pub mod datagram;
 pub mod engines;
 pub mod error;
 pub mod folder;

@@ -23,6 +23,7 @@ use crate::serve_process::ServeError;
 use crate::syscalls::MountError;
 use crate::troubles::PodEvents;
 use crate::wire::Reason;
+use clip_engine::mount_points;
 
 /// Publishes volumes on this node.
 #[derive(Debug)]
@@ -167,10 +168,10 @@ impl Publisher {
             return Err(PublishError::Different(target.clone()));
         }
         // Somebody may have unmounted it behind our back.
-        let mounts = mountinfo::read().map_err(MountError::Table)?;
-        let is_there = mountinfo::at(&mounts, target)
+        let mounts = mount_points::all().map_err(MountError::Table)?;
+        let is_there = mount_points::stacked_at(&mounts, target)
             .next_back()
-            .is_some_and(|m| m.archive() == Some(bound.archive));
+            .is_some_and(|m| mountinfo::archive_of(m) == Some(bound.archive));
         if is_there {
             published.insert(target.clone(), request.identity.clone());
         }

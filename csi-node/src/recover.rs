@@ -19,10 +19,11 @@ use clip_registry::Digest;
 
 use crate::archives::Archives;
 use crate::custody::Kept;
-use crate::mountinfo::{self, Mount};
+use crate::mountinfo;
 use crate::mounts::Mounts;
 use crate::syscalls::{self, MountError, TREE};
 use crate::troubles::Trouble;
+use clip_engine::mount_points::{self, MountPoint};
 
 /// The folders below which mounts are ours to mend.
 #[derive(Clone, Debug)]
@@ -49,34 +50,34 @@ pub struct Plan {
 /// Decides from the mount table, the folders found in [`Places::mounts`], which archives are on disk, and the devices of
 /// the connections that were kept.
 pub fn plan(
-    table: &[Mount],
+    table: &[MountPoint],
     folders: &[PathBuf],
     places: &Places,
     on_disk: impl Fn(&Digest) -> bool,
     kept_device: impl Fn(&Digest) -> Option<String>,
 ) -> Plan {
-    let is_base = |mount: &Mount| base_of(&mount.point, &places.mounts).is_some();
+    let is_base = |mount: &MountPoint| base_of(&mount.path, &places.mounts).is_some();
     let ours = || {
         table
             .iter()
-            .filter_map(|mount| Some((mount, mount.archive()?)))
+            .filter_map(|mount| Some((mount, mountinfo::archive_of(mount)?)))
     };
     let devices: HashSet<&str> = ours()
         .filter(|(m, _)| is_base(m))
         .map(|(m, _)| &*m.device)
         .collect();
     // Another Clip on this machine (a second kubelet, `clip mount`) has its own filesystems outside of our folders.
-    let belongs = |mount: &Mount| {
-        devices.contains(&*mount.device) || mount.point.starts_with(&places.kubelet)
+    let belongs = |mount: &MountPoint| {
+        devices.contains(&*mount.device) || mount.path.starts_with(&places.kubelet)
     };
 
     // Of mounts stacked on one target the last one is what the pod sees.
     let mut volumes: BTreeMap<&Path, Option<(Digest, String)>> = BTreeMap::new();
     for (mount, archive) in ours().filter(|(mount, _)| belongs(mount)) {
-        let path = (is_volume(&mount.point, places) && on_disk(&archive))
+        let path = (is_volume(&mount.path, places) && on_disk(&archive))
             .then(|| path_in_image(mount))
             .flatten();
-        volumes.insert(&mount.point, path.map(|path| (archive, path)));
+        volumes.insert(&mount.path, path.map(|path| (archive, path)));
     }
 
     let mut plan = Plan::default();
@@ -105,14 +106,14 @@ pub fn plan(
         }
     }
     // What kubelet bound of a living volume lives too.
-    let is_kept = |mount: &Mount| {
-        base_of(&mount.point, &places.mounts).is_some_and(|base| bases.contains(base))
-            || matches!(volumes.get(&*mount.point), Some(Some(_)))
+    let is_kept = |mount: &MountPoint| {
+        base_of(&mount.path, &places.mounts).is_some_and(|base| bases.contains(base))
+            || matches!(volumes.get(&*mount.path), Some(Some(_)))
             || living_devices.contains(&*mount.device)
     };
     for (mount, _) in ours().filter(|(mount, _)| belongs(mount)) {
-        if !is_kept(mount) && !plan.detach.contains(&mount.point) {
-            plan.detach.push(mount.point.clone());
+        if !is_kept(mount) && !plan.detach.contains(&mount.path) {
+            plan.detach.push(mount.path.clone());
         }
     }
     // What was mounted last may lie on top of what was mounted first.
@@ -125,8 +126,8 @@ pub fn plan(
     plan
 }
 
-fn top_device<'a>(table: &'a [Mount], point: &Path) -> Option<&'a str> {
-    let top = table.iter().rfind(|mount| mount.point == point)?;
+fn top_device<'a>(table: &'a [MountPoint], point: &Path) -> Option<&'a str> {
+    let top = table.iter().rfind(|mount| mount.path == point)?;
     Some(&top.device)
 }
 
@@ -152,9 +153,9 @@ fn base_of<'a>(point: &'a Path, mounts: &Path) -> Option<&'a Path> {
 }
 
 /// The folder of the image that a bind shows: `usr/lib` for `/tree/usr/lib` of a connection, and for `/usr/lib` of an EROFS.
-fn path_in_image(mount: &Mount) -> Option<String> {
+fn path_in_image(mount: &MountPoint) -> Option<String> {
     let tree = match &*mount.fs_type {
-        mountinfo::EROFS => Path::new("/").to_owned(),
+        mount_points::EROFS => Path::new("/").to_owned(),
         _ => Path::new("/").join(TREE),
     };
     mount
@@ -194,7 +195,7 @@ pub async fn recover(
         path: places.mounts.clone(),
         source,
     })?;
-    let table = mountinfo::read().map_err(MountError::Table)?;
+    let table = mount_points::all().map_err(MountError::Table)?;
     let on_disk = |archive: &Digest| archives.on_disk(archive).is_some();
     let kept_device = |archive: &Digest| Some(kept.get(archive)?.connection.device.clone());
     let plan = plan(&table, &folders, places, on_disk, kept_device);
@@ -250,23 +251,23 @@ mod tests {
         format!("/k/plugins/csi.clip.dev/mounts/{}", digest(archive).hex())
     }
 
-    fn mount(device: &str, root: &str, point: &str, archive: &str) -> Mount {
-        Mount {
+    fn mount(device: &str, root: &str, point: &str, archive: &str) -> MountPoint {
+        MountPoint {
             device: device.into(),
             root: root.into(),
-            point: point.into(),
+            path: point.into(),
             fs_type: "fuse.clip".into(),
-            source: format!("clip:{archive}").into(),
+            source: format!("clip:{archive}"),
         }
     }
 
-    fn plan_of(table: &[Mount], folders: &[String], on_disk: &[&str]) -> Plan {
+    fn plan_of(table: &[MountPoint], folders: &[String], on_disk: &[&str]) -> Plan {
         plan_with_kept(table, folders, on_disk, &[])
     }
 
     /// `kept`: archives and the devices of their connections.
     fn plan_with_kept(
-        table: &[Mount],
+        table: &[MountPoint],
         folders: &[String],
         on_disk: &[&str],
         kept: &[(&str, &str)],
@@ -347,7 +348,7 @@ mod tests {
     #[test]
     fn the_kernels_view_of_an_image_belongs_to_its_connection() {
         let base = place_of(A);
-        let erofs = |root, point: &str| Mount {
+        let erofs = |root, point: &str| MountPoint {
             fs_type: "erofs".into(),
             ..mount("0:6", root, point, A)
         };

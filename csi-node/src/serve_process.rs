@@ -15,11 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use clip_engine::datagram;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::datagram;
 use crate::wire::{Command, Outcome, Refusal, Reply, Report, Request, Serving};
 
 /// How long the server may take for an answer. Opening an archive reads one local file: seconds mean a dying disk.
@@ -251,7 +251,11 @@ impl Connection {
 
     async fn send(&self, message: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
         loop {
-            match datagram::send_now(&self.socket, message, descriptor.map(OwnedFd::as_fd)) {
+            match datagram::send_now(
+                &self.socket,
+                message,
+                descriptor.map(OwnedFd::as_fd).as_slice(),
+            ) {
                 // The server reads a request at once, so the socket is full for moments only, if ever.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     tokio::time::sleep(FULL_PAUSE).await

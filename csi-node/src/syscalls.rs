@@ -4,27 +4,24 @@
 //! and detaching never ask it.
 
 use std::collections::HashSet;
-use std::ffi::CString;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clip_engine::KernelMount;
+use clip_engine::mount_points::{self, MountPoint};
+use clip_engine::{KernelMount, Layout, MountOptions, connection};
 use clip_registry::Digest;
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx,
 };
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 
-use crate::mountinfo::{self, FS_TYPE, Mount};
+use crate::mountinfo;
 use crate::wire::Serving;
 
-/// Where the kernel offers FUSE to user space.
-pub const DEV_FUSE: &str = "/dev/fuse";
 /// The folder in the root of each of our connections that holds the image.
 pub const TREE: &str = "tree";
 /// The folder beside it that holds the layers as files, for the kernel's EROFS.
@@ -40,7 +37,8 @@ const FLAGS: MountFlags = MountFlags::RDONLY
 pub enum MountError {
     /// `/dev/fuse` cannot be opened.
     #[error(
-        "cannot open {DEV_FUSE}: {0}; load the kernel module `fuse` and run the plugin privileged"
+        "cannot open {device}: {0}; load the kernel module `fuse` and run the plugin privileged",
+        device = connection::DEVICE
     )]
     DevFuse(#[source] io::Error),
     /// mount(2) of the archive's filesystem failed.
@@ -141,30 +139,21 @@ pub async fn within<T: Send + 'static>(
 /// connection alive: give it to the server and drop it.
 pub fn mount_archive(archive: &Digest, point: &Path) -> Result<OwnedFd, MountError> {
     create_folder(point)?;
-    let fuse: OwnedFd = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(DEV_FUSE)
-        .map_err(MountError::DevFuse)?
-        .into();
-    // `allow_other`: pods run as any user. `default_permissions`: the kernel checks modes, without asking the server.
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
-        fuse.as_raw_fd()
-    );
-    let options = CString::new(options).expect("text without a NUL byte");
-    mount(
-        mountinfo::source_of(archive),
-        point,
-        FS_TYPE,
-        FLAGS,
-        options.as_c_str(),
-    )
-    .map_err(|errno| MountError::Mount {
-        point: point.to_owned(),
-        source: errno.into(),
-    })?;
-    Ok(fuse)
+    let device = connection::open_device().map_err(MountError::DevFuse)?;
+    // Nobody can write to an image, and no image can bring a device or a setuid program that works. Pods run as any user.
+    let options = MountOptions {
+        suid: false,
+        dev: false,
+        allow_other: true,
+    };
+    let source = mountinfo::source_of(archive);
+    connection::mount_device(&device, point, &source, Layout::DIRECTORY_MODE, options).map_err(
+        |errno| MountError::Mount {
+            point: point.to_owned(),
+            source: errno.into(),
+        },
+    )?;
+    Ok(device)
 }
 
 /// Lets the kernel itself serve the tree of the archive whose connection is mounted at `base`: its EROFS covers the
@@ -209,8 +198,8 @@ fn may_be_mounted(point: &Path) -> bool {
     }
 }
 
-/// The device number of the filesystem mounted at `point`, major and minor. Asks nobody: it is in the kernel's memory.
-pub fn device_of(point: &Path) -> Result<(u32, u32), MountError> {
+/// The device number of the filesystem mounted at `point`, as the mount table writes it. Asks nobody: it is in the kernel's memory.
+pub fn device_of(point: &Path) -> Result<String, MountError> {
     let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat =
         statx(CWD, point, flags, StatxFlags::empty()).map_err(|errno| MountError::Folder {
@@ -218,7 +207,7 @@ pub fn device_of(point: &Path) -> Result<(u32, u32), MountError> {
             path: point.to_owned(),
             source: errno.into(),
         })?;
-    Ok((stat.stx_dev_major, stat.stx_dev_minor))
+    Ok(format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// Binds the folder `path` (relative to the image's root; empty for all of it) of the archive mounted at `base` to
@@ -285,11 +274,11 @@ pub fn detach_all(point: &Path) -> Result<usize, MountError> {
         if !may_be_mounted(point) {
             return Ok(detached);
         }
-        let mounts = mountinfo::read().map_err(MountError::Table)?;
-        let Some(top) = mountinfo::at(&mounts, point).next_back() else {
+        let mounts = mount_points::all().map_err(MountError::Table)?;
+        let Some(top) = mount_points::stacked_at(&mounts, point).next_back() else {
             return Ok(detached);
         };
-        if top.archive().is_none() {
+        if mountinfo::archive_of(top).is_none() {
             return Err(MountError::Foreign {
                 point: point.to_owned(),
                 fs_type: top.fs_type.clone(),
@@ -321,10 +310,10 @@ pub fn standing(
     if targets.peek().is_none() && !may_be_mounted(base) {
         return Ok(Standing::default());
     }
-    let mounts = mountinfo::read().map_err(MountError::Table)?;
+    let mounts = mount_points::all().map_err(MountError::Table)?;
     let of_archive = |point: &Path| {
-        let at: Vec<_> = mountinfo::at(&mounts, point)
-            .filter(|mount| mount.archive().as_ref() == Some(archive))
+        let at: Vec<_> = mount_points::stacked_at(&mounts, point)
+            .filter(|mount| mountinfo::archive_of(mount).as_ref() == Some(archive))
             .map(|mount| mount.device.clone())
             .collect();
         at
@@ -355,12 +344,13 @@ pub fn standing(
 /// Detaches what is left of filesystems of `archive` whose connection is dead, such as what kubelet bound of a volume for
 /// a `subPath`.
 pub fn detach_remains(archive: &Digest, dead: &HashSet<String>) -> Result<(), MountError> {
-    let mounts = mountinfo::read().map_err(MountError::Table)?;
-    let is_dead =
-        |mount: &Mount| mount.archive().as_ref() == Some(archive) && dead.contains(&mount.device);
+    let mounts = mount_points::all().map_err(MountError::Table)?;
+    let is_dead = |mount: &MountPoint| {
+        mountinfo::archive_of(mount).as_ref() == Some(archive) && dead.contains(&mount.device)
+    };
     // What was mounted last may lie on top of what was mounted first.
     for mount in mounts.iter().rev().filter(|mount| is_dead(mount)) {
-        detach(&mount.point, UnmountFlags::DETACH)?;
+        detach(&mount.path, UnmountFlags::DETACH)?;
     }
     Ok(())
 }
@@ -421,10 +411,7 @@ pub fn canonical(target: &Path) -> io::Result<PathBuf> {
 
 /// Whether FUSE can be used here at all.
 pub fn check_dev_fuse() -> Result<(), MountError> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(DEV_FUSE)
+    connection::open_device()
         .map(drop)
         .map_err(MountError::DevFuse)
 }

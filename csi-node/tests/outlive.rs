@@ -10,10 +10,10 @@ use std::process::{Command, Output};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use clip_testkit::guard::Mounted;
+use clip_testkit::guard::{Mounted, hang};
 use clip_testkit::proxy::Mood;
 use common::image::part;
-use common::{IMAGE, Scene, hang, kill};
+use common::{IMAGE, Scene, kill};
 use nix::sys::signal::Signal;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
@@ -254,7 +254,7 @@ fn after_a_reboot_the_node_is_as_it_was() {
         scene.stop(Signal::SIGKILL);
         // Processes and mounts are gone; kubelet's folders and ours, sockets and archives are still there.
         for mount in scene.mounts().iter().rev() {
-            unmount(&mount.point, UnmountFlags::DETACH).unwrap();
+            unmount(&mount.path, UnmountFlags::DETACH).unwrap();
         }
         scene.start_keeper(300);
         scene.start();
@@ -341,7 +341,7 @@ fn a_server_that_hangs_is_replaced() {
     let target = scene.target("one");
     scene.publish(&target, DATA).unwrap();
     let server = scene.serve_pid().unwrap();
-    hang(server);
+    hang(server).unwrap();
     let begun = Instant::now();
     assert!(fs::read(target.join("srv/0")).unwrap() == part(0));
     assert_ne!(scene.serve_pid(), Some(server));
@@ -395,8 +395,8 @@ fn the_server_cannot_see_what_it_serves() {
         let look = |scene: &Scene| {
             let server = scene.serve_pid().unwrap();
             for mount in scene.mounts() {
-                assert!(seen_by(scene.pid(), &mount.point), "{mount:?}");
-                assert!(!seen_by(server, &mount.point), "{mount:?}");
+                assert!(seen_by(scene.pid(), &mount.path), "{mount:?}");
+                assert!(!seen_by(server, &mount.path), "{mount:?}");
             }
             assert!(seen_by(server, &scene.path("state/trees")));
         };

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use clip_csi_node::csi::registration::InfoRequest;
 use clip_csi_node::csi::registration::registration_client::RegistrationClient;
-use clip_csi_node::mountinfo;
+use clip_engine::mount_points;
+use clip_testkit::guard::hang;
 use common::image::big;
-use common::{IMAGE, Scene, hang, kill, publish_request};
+use common::{IMAGE, Scene, kill, publish_request};
 use nix::sys::signal::Signal;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
@@ -228,7 +229,7 @@ fn somebody_elses_mount_is_neither_covered_nor_taken_away() {
         );
     }
     assert_eq!(
-        mountinfo::at(&mountinfo::read().unwrap(), &target).count(),
+        mount_points::stacked_at(&mount_points::all().unwrap(), &target).count(),
         1
     );
     unmount(&target, UnmountFlags::empty()).unwrap();
@@ -243,7 +244,7 @@ fn statistics_come_from_memory_and_only_for_published_volumes() {
     scene.publish(&target, DATA).unwrap();
     // A server that is stopped answers nobody; statistics must not wait for it.
     let serve = scene.serve_pid().unwrap();
-    hang(serve);
+    hang(serve).unwrap();
     let usage = scene.stats(&target).unwrap().usage;
     kill(serve, Signal::SIGCONT);
     assert!(usage[0].used >= 1 << 20, "bytes: {usage:?}");
@@ -257,7 +258,7 @@ fn a_volume_can_be_unpublished_while_its_server_is_dead_or_stopped() {
     let target = scene.target("one");
     scene.publish(&target, DATA).unwrap();
     let serve = scene.serve_pid().unwrap();
-    hang(serve);
+    hang(serve).unwrap();
     let begun = Instant::now();
     scene.unpublish(&target).unwrap();
     assert!(begun.elapsed().as_secs() < 5, "it waited for the server");
@@ -278,7 +279,7 @@ fn a_server_that_hangs_holds_up_no_request_for_ever() {
     let (first, second) = (scene.target("one"), scene.target("two"));
     scene.publish(&first, DATA).unwrap();
     let serve = scene.serve_pid().unwrap();
-    hang(serve);
+    hang(serve).unwrap();
     let begun = Instant::now();
     // Nobody has looked up this folder yet, so the kernel has to ask.
     let error = scene

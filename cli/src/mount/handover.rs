@@ -5,22 +5,15 @@
 //! with what it serves, once it does. Both say it in the same way: one datagram with the [`Terms`] and two descriptors.
 
 use super::background;
-use clip_engine::Digest;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use clip_engine::{Digest, datagram};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
-    io::{self, IoSlice, IoSliceMut},
-    mem::MaybeUninit,
+    io,
     os::fd::{AsFd, OwnedFd},
 };
 use tokio::{io::Interest, net::UnixDatagram};
-
-/// Longer than any message: paths have at most 4 KiB, which JSON may write six times as long.
-const MESSAGE_MAX: usize = 32 << 10;
 
 /// A mount that is being served, or is to be served again.
 #[derive(Debug)]
@@ -70,14 +63,7 @@ impl Line {
     pub fn send(&self, handover: Option<&Handover>) -> io::Result<()> {
         let message = serde_json::to_vec(&handover.map(|handover| &handover.terms))?;
         let descriptors = handover.map(|left| [left.connection.as_fd(), left.archive.as_fd()]);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if let Some(descriptors) = &descriptors {
-            control.push(SendAncillaryMessage::ScmRights(descriptors));
-        }
-        let message = [IoSlice::new(&message)];
-        sendmsg(&self.0, &message, &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        datagram::send(&self.0, &message, descriptors.as_slice().as_flattened())
     }
 
     /// Waits for what the other side has to say.
@@ -107,23 +93,8 @@ impl ListeningLine {
 }
 
 fn receive(socket: impl AsFd) -> io::Result<Option<Handover>> {
-    let mut message = vec![0; MESSAGE_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let parts = &mut [IoSliceMut::new(&mut message)];
-    let received = recvmsg(socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    if received.bytes == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let descriptors = control
-        .drain()
-        .filter_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        })
-        .flatten()
-        .collect();
-    let terms: Option<Terms> = serde_json::from_slice(&message[..received.bytes])?;
+    let (message, descriptors) = datagram::receive(socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let terms: Option<Terms> = serde_json::from_slice(&message)?;
     terms
         .map(|terms| Handover::new(terms, descriptors))
         .transpose()

@@ -3,9 +3,10 @@
 use crate::scene::Scene;
 use clip_fs::mount_points;
 use clip_testkit::{
-    guard::Mounted,
+    guard::{Mounted, run},
     layout::{self, Flaw, Layer},
 };
+use std::process::Command;
 
 /// More than a page of mount(2)'s options can name as devices, and as many as Docker allows.
 const LAYERS: usize = 127;
@@ -32,7 +33,8 @@ fn mounted_as(scene: &Scene, engine: &str) -> (String, String) {
     ]);
     let _mounted = Mounted::at(scene.path("mnt"));
     let mount = mount_points::at(&scene.path("mnt")).unwrap().unwrap();
-    let content = std::fs::read_to_string(scene.path("mnt/file-0"));
+    // By a program: what this process opens, a child of another test may hold a moment longer.
+    let content = run(Command::new("cat").arg(scene.path("mnt/file-0")));
     assert_eq!(content.unwrap(), "0");
     scene.ok(["umount", "mnt"]);
     (mount.fs_type, mount.source)

@@ -2,9 +2,14 @@
 
 use crate::scene::{Scene, engine_is_erofs, is_mounted, serving};
 use clip_testkit::{
-    guard::{Mounted, Running, wait_until},
+    guard::{Mounted, Running, hang, wait_until},
     images,
     layout::{self, Flaw, Layer},
+};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 use std::{
     process::Stdio,
@@ -88,6 +93,24 @@ fn s9_a_mount_whose_server_was_killed_can_be_unmounted_and_mounted_again() {
         std::fs::read(again.path().join("file")).unwrap(),
         b"content"
     );
+}
+
+/// A server learns late that its mount is gone. It must not take away what has been mounted there in the meantime.
+#[test]
+fn s9_a_server_that_ends_leaves_the_next_mount_at_its_place() {
+    let scene = Scene::new();
+    let layer = Layer::new().file("file", "content");
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    scene.index_layout(&layout, "image.clip");
+    let dir = scene.dir("mnt");
+    let mut first = scene.mount(["--engine", "fuse", "image.clip", "mnt"]);
+    hang(first.pid()).unwrap();
+    umount2(&dir, MntFlags::MNT_DETACH).unwrap();
+    let second = scene.mount(["--engine", "fuse", "image.clip", "mnt"]);
+    kill(Pid::from_raw(first.pid() as i32), Signal::SIGCONT).unwrap();
+    assert_eq!(first.wait(), Some(0));
+    let read = std::fs::read(second.path().join("file"));
+    assert_eq!(read.unwrap(), b"content");
 }
 
 #[test]

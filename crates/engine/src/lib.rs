@@ -19,8 +19,8 @@ pub use clip_cache::{
     SpanDamage, list as list_cache, parse_bytes, prune as prune_cache,
 };
 pub use clip_fs::{
-    Connected, ImageFs, KernelMount, Layout, MountOptions, Session, carries_overlay, is_connected,
-    mount_points, read_ahead,
+    Connected, ImageFs, KernelMount, Layout, MountOptions, Session, carries_overlay, connection,
+    datagram, is_connected, mount_points, read_ahead,
 };
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;

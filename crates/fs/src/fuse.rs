@@ -72,10 +72,19 @@ impl FuseAdapter {
         }
     }
 
+    /// Permissions of the connection's root.
+    pub fn root_mode(&self) -> Result<u16, Errno> {
+        let root = self.numbering.node(INodeNo::ROOT.0);
+        self.attr(root).map(|attr| attr.perm)
+    }
+
     fn attr(&self, node: Node) -> Result<FileAttr, Errno> {
         let ino = INodeNo(self.numbering.ino(node));
         match node {
-            Node::Top | Node::Blobs => Ok(synthetic(ino, fuser::FileType::Directory, 0o755, 0)),
+            Node::Top | Node::Blobs => {
+                let mode = Layout::DIRECTORY_MODE;
+                Ok(synthetic(ino, fuser::FileType::Directory, mode, 0))
+            }
             Node::Blob(index) => {
                 let layer = self
                     .image

@@ -2,6 +2,7 @@
 //!
 //! * [`ImageFs`] is the filesystem itself: attributes, lookups, directories and content by node.
 //!   It knows nothing of FUSE; tests and `clip cat` call it directly.
+//! * [`connection`] makes FUSE connections, [`datagram`] passes them to other processes.
 //! * [`Session`] serves an [`ImageFs`] on a FUSE connection (`fuse.rs` translates, nothing more).
 //! * [`KernelMount`] puts the kernel's EROFS over such a connection.
 //! * [`mount_points`] reads the kernel's mount table; a mounted tree is never touched to learn
@@ -10,6 +11,8 @@
 //! The tree lies in a memory-mapped EROFS image, so a mount parses nothing. Node numbers are EROFS
 //! node numbers: a server needs no state beside the connection.
 
+pub mod connection;
+pub mod datagram;
 mod failed_reads;
 mod fuse;
 mod image_fs;

@@ -1,5 +1,14 @@
-//! The kernel's mount table (proc_pid_mountinfo(5)).
+//! The kernel's mount table, read from `/proc/thread-self/mountinfo` and never by `stat`: a stat of a mount whose server is
+//! gone fails, and one whose server hangs never returns.
+//!
+//! A line looks so (proc_pid_mountinfo(5)):
+//! ```text
+//! 36 35 0:52 /tree /var/lib/kubelet/pods/…/mount ro,nosuid,nodev shared:9 - fuse.clip clip:sha256:ab… ro,user_id=0
+//! id  │  dev  │     mount point                  options          tags     │ type      source          super options
+//!   parent  root: which part of that filesystem is mounted here            separator
+//! ```
 
+use crate::connection::FS_TYPE;
 use std::{
     ffi::OsString,
     io,
@@ -9,14 +18,14 @@ use std::{
 
 /// What the source of our mounts begins with; the digest of the archive follows.
 pub const SOURCE_PREFIX: &str = "clip:";
+/// The type of the kernel's own view of an image.
+pub const EROFS: &str = "erofs";
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
-    /// Device number of the filesystem, major part.
-    pub major: u32,
-    /// Minor part.
-    pub minor: u32,
+    /// The filesystem's device number, `MAJOR:MINOR`: equal for all mounts of one filesystem.
+    pub device: String,
     /// Which directory of the filesystem is mounted.
     pub root: PathBuf,
     /// Where.
@@ -28,17 +37,31 @@ pub struct MountPoint {
 }
 
 impl MountPoint {
-    /// Whether this is a mount of ours. The type says little: fusermount3 and mount(2) write `fuse`
-    /// or `fuse.clip`, the kernel's own is `erofs`.
+    /// Whether this is a mount of ours.
     pub fn is_clip(&self) -> bool {
-        let is_type = self.fs_type.starts_with("fuse") || self.fs_type == "erofs";
-        is_type && self.source.starts_with(SOURCE_PREFIX)
+        self.archive().is_some()
+    }
+
+    /// Which archive is mounted here, as [`SOURCE_PREFIX`] is followed by it; `None`: the mount is not ours.
+    pub fn archive(&self) -> Option<&str> {
+        let is_type = [FS_TYPE, EROFS].contains(&&*self.fs_type);
+        self.source.strip_prefix(SOURCE_PREFIX).filter(|_| is_type)
     }
 }
 
-/// All mounts that this process sees.
+/// All mounts of this thread's mount namespace, in the order in which they were made.
+///
+/// Waits only for the kernel's own lock on the table, never for a filesystem's server.
 pub fn all() -> io::Result<Vec<MountPoint>> {
-    table_of("self")
+    table_of("thread-self")
+}
+
+/// All of `mounts` stacked on `path`, the lowest first.
+pub fn stacked_at<'a>(
+    mounts: &'a [MountPoint],
+    path: &'a Path,
+) -> impl DoubleEndedIterator<Item = &'a MountPoint> {
+    mounts.iter().filter(move |mount| mount.path == path)
 }
 
 /// Those processes that this one sees whose root directory is on the filesystem that is mounted as `mount`: containers
@@ -54,7 +77,7 @@ pub fn rooted_in(mount: &MountPoint) -> io::Result<Vec<u32>> {
         // It may have ended by now, or have no mounts, as a zombie.
         let table = table_of(&format!("{pid}")).unwrap_or_default();
         let root = table.iter().rev().find(is_root);
-        if root.is_some_and(|root| (root.major, root.minor) == (mount.major, mount.minor)) {
+        if root.is_some_and(|root| root.device == mount.device) {
             pids.push(pid);
         }
     }
@@ -63,17 +86,22 @@ pub fn rooted_in(mount: &MountPoint) -> io::Result<Vec<u32>> {
 
 fn table_of(process: &str) -> io::Result<Vec<MountPoint>> {
     let table = std::fs::read(format!("/proc/{process}/mountinfo"))?;
-    Ok(table
+    Ok(parse(&table))
+}
+
+/// Lines that are not as documented are left out: a future kernel may add other ones.
+fn parse(table: &[u8]) -> Vec<MountPoint> {
+    table
         .split(|&b| b == b'\n')
         .filter_map(parse_line)
-        .collect())
+        .collect()
 }
 
 /// The topmost mount at exactly `path`, if there is one. The path itself is not touched: only its
 /// parent directory is resolved.
 pub fn at(path: &Path) -> io::Result<Option<MountPoint>> {
     let path = resolve_parent(path)?;
-    Ok(all()?.into_iter().rev().find(|mount| mount.path == path))
+    Ok(stacked_at(&all()?, &path).next_back().cloned())
 }
 
 fn resolve_parent(path: &Path) -> io::Result<PathBuf> {
@@ -84,18 +112,18 @@ fn resolve_parent(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
 fn parse_line(line: &[u8]) -> Option<MountPoint> {
-    let mut fields = line.split(|&b| b == b' ');
-    let (major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let mut fields = line.split(|&b| b == b' ').skip(2);
+    let device = text(fields.next()?)?;
     let root = unescape(fields.next()?);
     let path = unescape(fields.next()?);
-    let mut behind_optional = fields.skip_while(|field| *field != b"-").skip(1);
-    let fs_type = String::from_utf8_lossy(behind_optional.next()?).into_owned();
-    let source = unescape(behind_optional.next()?);
+    let _options = fields.next()?;
+    // Any number of tags (`shared:9`, `master:3`) stands before the lone dash.
+    fields.find(|field| *field == b"-")?;
+    let fs_type = text(fields.next()?)?;
+    let source = unescape(fields.next()?);
     Some(MountPoint {
-        major: major.parse().ok()?,
-        minor: minor.parse().ok()?,
+        device,
         root: PathBuf::from(OsString::from_vec(root)),
         path: PathBuf::from(OsString::from_vec(path)),
         fs_type,
@@ -103,18 +131,27 @@ fn parse_line(line: &[u8]) -> Option<MountPoint> {
     })
 }
 
-/// Space, tab, newline and backslash are written as three octal digits.
+fn text(field: &[u8]) -> Option<String> {
+    std::str::from_utf8(field).ok().map(str::to_owned)
+}
+
+/// Undoes the kernel's escapes: space, tab, newline, `\` and `#` are written as `\` and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .first_chunk::<3>()
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match (first, octal) {
-            (b'\\', Some(byte)) => {
-                out.push(byte);
-                rest = &tail[3..];
+        match (first, tail) {
+            (
+                b'\\',
+                [
+                    a @ b'0'..=b'3',
+                    b @ b'0'..=b'7',
+                    c @ b'0'..=b'7',
+                    after @ ..,
+                ],
+            ) => {
+                out.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
+                rest = after;
             }
             _ => {
                 out.push(first);
@@ -128,6 +165,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt as _;
 
     #[test]
     fn processes_are_found_by_what_their_root_is_mounted_from() {
@@ -135,20 +173,93 @@ mod tests {
         let root = all.rev().find(|mount| mount.path == Path::new("/"));
         let mut root = root.unwrap();
         assert!(rooted_in(&root).unwrap().contains(&std::process::id()));
-        root.minor += 1 << 19;
+        root.device = "0:1048575".to_owned();
         assert_eq!(rooted_in(&root).unwrap(), [0; 0]);
     }
 
+    const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn one(line: &str) -> MountPoint {
+        let mounts = parse(line.as_bytes());
+        assert_eq!(mounts.len(), 1, "{line}");
+        mounts.into_iter().next().unwrap()
+    }
+
     #[test]
-    fn a_line_with_optional_fields_and_escapes_is_understood() {
-        let line = br"29 1 0:25 /tree /mnt/my\040dir ro,nosuid shared:7 master:1 - fuse.clip clip:sha256:ab ro,user_id=0";
-        let mount = parse_line(line).unwrap();
-        assert_eq!((mount.major, mount.minor), (0, 25));
+    fn a_bind_of_an_image_names_its_archive_and_folder() {
+        let mount = one(&format!(
+            "36 35 0:52 /tree/usr /var/lib/kubelet/pods/1/mount ro,nosuid,nodev shared:9 - fuse.clip clip:{DIGEST} ro"
+        ));
+        assert_eq!(mount.device, "0:52");
+        assert_eq!(mount.root, Path::new("/tree/usr"));
+        assert_eq!(mount.path, Path::new("/var/lib/kubelet/pods/1/mount"));
+        assert_eq!(mount.archive(), Some(DIGEST));
+    }
+
+    #[test]
+    fn any_number_of_tags_may_stand_before_the_dash() {
+        for tags in [
+            "",
+            "shared:1 ",
+            "shared:1 master:2 ",
+            "shared:1 master:2 propagate_from:3 unbindable ",
+        ] {
+            let mount = one(&format!("36 35 8:1 / /mnt rw {tags}- ext4 /dev/sda1 rw"));
+            assert_eq!(
+                (mount.fs_type.as_str(), &*mount.source),
+                ("ext4", "/dev/sda1"),
+                "{tags:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn octal_escapes_are_undone_and_other_bytes_kept() {
+        let mount = one(r"1 2 0:1 / /a\040b\011c\012d\134e\043f\9g\04 rw - tmpfs we\040ird rw");
         assert_eq!(
-            (mount.root.to_str(), mount.path.to_str()),
-            (Some("/tree"), Some("/mnt/my dir"))
+            mount.path.as_os_str().as_bytes(),
+            b"/a b\tc\nd\\e#f\\9g\\04"
         );
-        assert!(mount.is_clip());
-        assert_eq!(mount.source, "clip:sha256:ab");
+        assert_eq!(mount.source, "we ird");
+        let mounts = parse(b"1 2 0:1 / /\xff\xfe rw - tmpfs none rw");
+        assert_eq!(mounts[0].path.as_os_str().as_bytes(), b"/\xff\xfe");
+    }
+
+    #[test]
+    fn stacked_mounts_are_listed_from_the_lowest_up() {
+        let table = b"1 0 0:1 / /m rw - tmpfs low rw\n2 1 0:2 / /m rw - tmpfs high rw\n3 0 0:3 / /m2 rw - tmpfs no rw\n";
+        let mounts = parse(table);
+        let sources: Vec<_> = stacked_at(&mounts, Path::new("/m"))
+            .map(|mount| &*mount.source)
+            .collect();
+        assert_eq!(sources, ["low", "high"]);
+    }
+
+    #[test]
+    fn only_the_right_type_and_source_make_a_mount_ours() {
+        let mount =
+            |fs_type: &str, source: &str| one(&format!("1 2 0:1 / /m rw - {fs_type} {source} rw"));
+        assert!(
+            mount("fuse.clip", &format!("clip:{DIGEST}"))
+                .archive()
+                .is_some()
+        );
+        assert!(
+            mount("fuse.sshfs", &format!("clip:{DIGEST}"))
+                .archive()
+                .is_none()
+        );
+        assert!(mount("fuse.clip", DIGEST).archive().is_none());
+        assert!(
+            mount("erofs", &format!("clip:{DIGEST}"))
+                .archive()
+                .is_some()
+        );
+        assert!(mount("erofs", "/dev/loop0").archive().is_none());
+    }
+
+    #[test]
+    fn broken_lines_are_left_out() {
+        assert_eq!(parse(b"\n1 2 3\n1 2 0:1 / /m rw no dash here\n"), []);
     }
 }

@@ -21,6 +21,11 @@ pub enum Layout {
     TreeAndBlobs,
 }
 
+impl Layout {
+    /// Permissions of the directories that no image brings: the root of [`Self::TreeAndBlobs`] and `blobs/`.
+    pub const DIRECTORY_MODE: u16 = 0o755;
+}
+
 /// A node of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {

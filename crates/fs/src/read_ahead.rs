@@ -7,10 +7,10 @@
 /// One READ of the largest size.
 const READ_AHEAD_KIB: &str = "1024";
 
-/// Raises it for the FUSE filesystem with this device number. It only costs speed where it fails: without root, or without
+/// Raises it for the FUSE filesystem with the device number `MAJOR:MINOR`. It only costs speed where it fails: without root, or without
 /// a sysfs that can be written to.
-pub fn raise(major: u32, minor: u32) {
-    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+pub fn raise(device: &str) {
+    let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB) {
         tracing::debug!(%setting, %error, "cannot raise the read-ahead");
     }

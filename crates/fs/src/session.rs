@@ -1,9 +1,10 @@
 //! Serving an image on a FUSE connection.
 
 use crate::{
-    fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout, read_ahead, resume,
+    connection, fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout, read_ahead,
+    resume,
 };
-use fuser::{Config, MountOption, SessionACL};
+use fuser::{Config, SessionACL};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
     fmt, io,
@@ -42,8 +43,7 @@ impl Connected {
         runtime: Handle,
     ) -> io::Result<Self> {
         let adapter = FuseAdapter::new(image, layout, runtime, true);
-        let config = config(SessionACL::All, vec![]);
-        fuser::Session::from_fd(adapter, fd, SessionACL::All, config).map(Self)
+        shake_hands(adapter, fd).map(Self)
     }
 
     /// For a connection `fd` whose server is gone and whose INIT was answered long ago. Requests which that one had taken
@@ -60,7 +60,7 @@ impl Connected {
         runtime: Handle,
     ) -> io::Result<Self> {
         let adapter = FuseAdapter::new(image, layout, runtime, true);
-        resume::resume(adapter, fd, config(SessionACL::All, vec![])).map(Self)
+        resume::resume(adapter, fd, config()).map(Self)
     }
 
     /// Serves it until the filesystem is unmounted or the connection aborted.
@@ -93,23 +93,15 @@ impl Session {
         options: MountOptions,
         runtime: Handle,
     ) -> io::Result<Self> {
-        let acl = if options.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        let either = |on: bool, yes, no| if on { yes } else { no };
-        let mount_options = vec![
-            MountOption::RO,
-            MountOption::DefaultPermissions,
-            either(options.suid, MountOption::Suid, MountOption::NoSuid),
-            either(options.dev, MountOption::Dev, MountOption::NoDev),
-            MountOption::FSName(source.to_owned()),
-            MountOption::Subtype("clip".to_owned()),
-        ];
+        let dir = &std::path::absolute(dir)?;
         let adapter = FuseAdapter::new(image, layout, runtime, options.allow_other);
-        let session = fuser::Session::new(adapter, dir, &config(acl, mount_options))?;
-        let session = Self::spawn(session, layout)?;
+        let root_mode = adapter
+            .root_mode()
+            .map_err(|errno| io::Error::from_raw_os_error(errno.into()))?;
+        let connection = connection::mount(dir, source, root_mode, options)?;
+        let session = shake_hands(adapter, connection)
+            .and_then(|session| Self::spawn(session, layout))
+            .inspect_err(|_| detach(dir))?;
         raise_read_ahead(dir);
         Ok(session)
     }
@@ -164,17 +156,31 @@ pub fn is_connected(connection: BorrowedFd<'_>) -> bool {
     !ended
 }
 
-fn config(acl: SessionACL, mount_options: Vec<MountOption>) -> Config {
+/// Answers the kernel's INIT on a new connection. Who may look into the mount is for the kernel to check.
+fn shake_hands(
+    adapter: FuseAdapter,
+    connection: OwnedFd,
+) -> io::Result<fuser::Session<FuseAdapter>> {
+    fuser::Session::from_fd(adapter, connection, SessionACL::All, config())
+}
+
+fn config() -> Config {
     let mut config = Config::default();
-    config.acl = acl;
-    config.mount_options = mount_options;
+    config.acl = SessionACL::All;
     config.n_threads = Some(THREADS);
     config
+}
+
+/// Takes away the mount of a connection that could not be served.
+fn detach(dir: &Path) {
+    if let Err(error) = connection::detach(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "a mount without a server is left");
+    }
 }
 
 /// Raises the read-ahead of the FUSE filesystem mounted at `dir`.
 fn raise_read_ahead(dir: &Path) {
     if let Some(mount) = mount_points::at(dir).ok().flatten() {
-        read_ahead::raise(mount.major, mount.minor);
+        read_ahead::raise(&mount.device);
     }
 }

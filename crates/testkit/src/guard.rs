@@ -1,11 +1,15 @@
 //! Processes and mounts that end with the scope of a test, however it ends.
 
+use std::fs::DirEntry;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A process that is killed and reaped when dropped.
 #[derive(Debug)]
@@ -69,6 +73,29 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// How long the threads of a process may take to stop.
+const STOPPING: Duration = Duration::from_secs(30);
+
+/// Stops a process, and returns when none of its threads runs any more: after SIGSTOP they do for a moment.
+pub fn hang(pid: u32) -> Result<()> {
+    kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).context("cannot stop the process")?;
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    let is_stopped = |task: io::Result<DirEntry>| {
+        let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+        // proc(5): the state follows the name, which is in parentheses.
+        stat.is_ok_and(|stat| {
+            stat.rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .starts_with('T')
+        })
+    };
+    wait_until("the stop of all threads", STOPPING, || {
+        std::fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(is_stopped))
+    })
 }
 
 /// Runs a command to its end; its standard output, or an error with all that it said.

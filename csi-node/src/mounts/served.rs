@@ -77,9 +77,9 @@ impl Mounts {
             let before = syscalls::standing(&archive, &point, targets)?;
             syscalls::detach_all(&point)?;
             let descriptor = syscalls::mount_archive(&archive, &point)?;
-            let (major, minor) = syscalls::device_of(&point)?;
-            read_ahead::raise(major, minor);
-            Ok((descriptor, format!("{major}:{minor}"), before))
+            let device = syscalls::device_of(&point)?;
+            read_ahead::raise(&device);
+            Ok((descriptor, device, before))
         })
         .await?;
         // Should the server end before it answers, the descriptor ends here, and with it the connection.

@@ -20,8 +20,9 @@ use clip_csi_node::csi::v1::{
     NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest,
     NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
 };
-use clip_csi_node::mountinfo::{self, Mount};
+use clip_csi_node::mountinfo;
 use clip_engine::SpanLimits;
+use clip_engine::mount_points::{self, MountPoint};
 use clip_engine::{IndexOptions, Quiet, index_image};
 use clip_registry::{Client, ClientOptions, Credentials, Repository};
 use clip_testkit::proxy::Proxy;
@@ -368,20 +369,20 @@ impl Scene {
     }
 
     /// Mounts of ours in this scene, in order.
-    pub fn mounts(&self) -> Vec<Mount> {
+    pub fn mounts(&self) -> Vec<MountPoint> {
         let here = self.path("");
-        let mounts = mountinfo::read().unwrap();
+        let mounts = mount_points::all().unwrap();
         mounts
             .into_iter()
-            .filter(|mount| mount.point.starts_with(&here) && mount.archive().is_some())
+            .filter(|mount| mount.path.starts_with(&here) && mountinfo::archive_of(mount).is_some())
             .collect()
     }
 
     /// Those of them that pods see.
-    pub fn volumes(&self) -> Vec<Mount> {
+    pub fn volumes(&self) -> Vec<MountPoint> {
         let own = self.path("kubelet/plugins");
         let mut mounts = self.mounts();
-        mounts.retain(|mount| !mount.point.starts_with(&own));
+        mounts.retain(|mount| !mount.path.starts_with(&own));
         mounts
     }
 
@@ -443,7 +444,7 @@ impl Drop for Scene {
         }
         // The scene's folder cannot be removed below dead mounts.
         for mount in self.mounts().iter().rev() {
-            let _ = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH);
+            let _ = rustix::mount::unmount(&mount.path, rustix::mount::UnmountFlags::DETACH);
         }
     }
 }
@@ -491,24 +492,4 @@ pub fn volume_id(target: &Path) -> String {
 /// Sends a signal.
 pub fn kill(pid: u32, signal: Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
-}
-
-/// Stops a process, and returns when none of its threads runs any more: after SIGSTOP they do for a moment.
-pub fn hang(pid: u32) {
-    kill(pid, Signal::SIGSTOP);
-    let begun = Instant::now();
-    let is_stopped = |task: PathBuf| {
-        // proc(5): the state follows the name, which is in parentheses.
-        let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
-        stat.rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .starts_with('T')
-    };
-    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    while !tasks().all(|task| is_stopped(task.unwrap().path())) {
-        assert!(begun.elapsed() < LIMIT, "process {pid} does not stop");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }

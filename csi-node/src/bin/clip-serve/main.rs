@@ -20,13 +20,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use clip_crds::Prefetch;
-use clip_csi_node::datagram;
 use clip_csi_node::open_files;
 use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{
     CacheCounts, Command, Outcome, Reason, Refusal, Reply, Report, Request, Secret,
 };
-use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, parse_bytes};
+use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, datagram, parse_bytes};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -176,12 +175,12 @@ fn refused(refusal: Refusal) -> Outcome {
 /// Takes requests until control is gone, which ends this process. Each is worked on by a thread of its own, so that opening
 /// a large archive holds up no other.
 fn answer_requests(server: &Arc<Server>) -> anyhow::Result<Infallible> {
-    while let Some((json, descriptor)) =
+    while let Some((json, descriptors)) =
         datagram::receive(&server.control).context("control's socket failed")?
     {
         let request: Request =
             serde_json::from_slice(&json).context("control sent what is no request")?;
-        let server = server.clone();
+        let (server, descriptor) = (server.clone(), descriptors.into_iter().next());
         std::thread::Builder::new()
             .name(format!("request-{}", request.id))
             .spawn(move || server.answer(request, descriptor))
@@ -313,7 +312,7 @@ impl Server {
 
     fn send(&self, id: u64, outcome: Outcome) {
         let reply = serde_json::to_vec(&Reply { id, outcome }).expect("plain data becomes JSON");
-        if let Err(error) = datagram::send(&self.control, &reply, None) {
+        if let Err(error) = datagram::send(&self.control, &reply, &[]) {
             // Control is gone; the main thread sees that too.
             tracing::warn!(%error, "cannot answer control");
         }

@@ -1,4 +1,5 @@
-//! One datagram of a SOCK_SEQPACKET socket, and at most one descriptor with it (SCM_RIGHTS).
+//! Messages between the processes that pass connections on to each other: a datagram of a SOCK_SEQPACKET socket, and
+//! descriptors with it (SCM_RIGHTS).
 //!
 //! The end of a process closes its sockets, and the kernel then drops descriptors still under way; that is how the other
 //! side notices.
@@ -6,7 +7,6 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::slice;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -15,26 +15,24 @@ use rustix::net::{
 
 /// The largest datagram. Linux gives a socket 208 KiB of buffer by default, and a datagram must fit into it.
 pub const MAX_DATAGRAM: usize = 200 * 1024;
+/// How many descriptors may come with one.
+const MAX_DESCRIPTORS: usize = 2;
 
-/// Sends one datagram, and a descriptor with it if there is one, waiting while the socket is full.
-pub fn send(
-    socket: impl AsFd,
-    message: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    send_with(socket, message, descriptor, SendFlags::NOSIGNAL)
+/// Sends one datagram, and at most two descriptors with it, waiting while the socket is full.
+pub fn send(socket: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, message, descriptors, SendFlags::NOSIGNAL)
 }
 
 /// The same without waiting: `WouldBlock` when the socket is full.
 pub fn send_now(
     socket: impl AsFd,
     message: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     send_with(
         socket,
         message,
-        descriptor,
+        descriptors,
         SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     )
 }
@@ -42,7 +40,7 @@ pub fn send_now(
 fn send_with(
     socket: impl AsFd,
     message: &[u8],
-    descriptor: Option<BorrowedFd<'_>>,
+    descriptors: &[BorrowedFd<'_>],
     flags: SendFlags,
 ) -> io::Result<()> {
     if message.len() > MAX_DATAGRAM {
@@ -51,19 +49,22 @@ fn send_with(
             "the message is too long (credentials over 100 KiB?)",
         ));
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if let Some(descriptor) = &descriptor {
-        control.push(SendAncillaryMessage::ScmRights(slice::from_ref(descriptor)));
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors for one message",
+        ));
     }
     sendmsg(socket, &[IoSlice::new(message)], &mut control, flags)?;
     Ok(())
 }
 
-/// Receives one datagram and the descriptor sent with it; `None` when the other side is gone.
-pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+/// Receives one datagram and the descriptors sent with it; `None` when the other side is gone.
+pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut message = vec![0; MAX_DATAGRAM];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(
         socket,
@@ -84,11 +85,15 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>
         ));
     }
     message.truncate(received.bytes);
-    let descriptor = control.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    Ok(Some((message, descriptor)))
+    let descriptors = control
+        .drain()
+        .filter_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    Ok(Some((message, descriptors)))
 }
 
 #[cfg(test)]
@@ -111,32 +116,34 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_travels_with_its_datagram() {
+    fn descriptors_travel_with_their_datagram() {
         let (ours, theirs) = pair();
-        let mut file: File = tempfile::tempfile().unwrap();
-        file.write_all(b"over there").unwrap();
-        send_now(&ours, b"{}", Some(file.as_fd())).unwrap();
-        send(&ours, b"second", None).unwrap();
-        let (message, descriptor) = receive(&theirs).unwrap().unwrap();
+        let files = ["over", "there"].map(|content| {
+            let mut file: File = tempfile::tempfile().unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+            file
+        });
+        send_now(&ours, b"{}", &files.each_ref().map(File::as_fd)).unwrap();
+        send(&ours, b"second", &[]).unwrap();
+        let (message, descriptors) = receive(&theirs).unwrap().unwrap();
         assert_eq!(message, b"{}");
-        let mut other = File::from(descriptor.unwrap());
-        other.rewind().unwrap();
         let mut text = String::new();
-        other.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "over there");
-        let (message, descriptor) = receive(&theirs).unwrap().unwrap();
-        assert_eq!(
-            (message.as_slice(), descriptor.is_none()),
-            (&b"second"[..], true)
-        );
+        for descriptor in descriptors {
+            let mut other = File::from(descriptor);
+            other.rewind().unwrap();
+            other.read_to_string(&mut text).unwrap();
+        }
+        assert_eq!(text, "overthere");
+        let (message, descriptors) = receive(&theirs).unwrap().unwrap();
+        assert_eq!((message.as_slice(), descriptors.len()), (&b"second"[..], 0));
     }
 
     #[test]
     fn the_largest_datagram_fits_and_a_larger_one_is_refused() {
         let (ours, theirs) = pair();
-        send(&ours, &vec![b'x'; MAX_DATAGRAM], None).unwrap();
+        send(&ours, &vec![b'x'; MAX_DATAGRAM], &[]).unwrap();
         assert_eq!(receive(&theirs).unwrap().unwrap().0.len(), MAX_DATAGRAM);
-        let error = send(&ours, &vec![b'x'; MAX_DATAGRAM + 1], None).unwrap_err();
+        let error = send(&ours, &vec![b'x'; MAX_DATAGRAM + 1], &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
