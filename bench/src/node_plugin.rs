@@ -1,6 +1,9 @@
 //! The node plugin with its keeper, as on a node of a cluster, without the cluster: archives come from a folder.
 
-use crate::mounted;
+use crate::{
+    accounting::{Accounting, Counted},
+    mounted,
+};
 use anyhow::{Context, Result, ensure};
 use clip_csi_node::csi::v1::{
     NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
@@ -30,6 +33,7 @@ pub struct NodePlugin {
     engine: &'static str,
     plugin: Child,
     keeper: Child,
+    accounting: Accounting,
     runtime: Runtime,
 }
 
@@ -43,12 +47,14 @@ impl NodePlugin {
             .enable_all()
             .build()?;
         let keeper = start_keeper(dir.path())?;
-        let plugin = start_plugin(dir.path(), engine)?;
+        let accounting = Accounting::new("node-plugin")?;
+        let plugin = start_plugin(dir.path(), engine, &accounting)?;
         let node = Self {
             dir,
             engine,
             plugin,
             keeper,
+            accounting,
             runtime,
         };
         node.wait()?;
@@ -115,14 +121,14 @@ impl NodePlugin {
     pub fn kill_plugin(&mut self) -> Result<()> {
         self.plugin.kill()?;
         self.plugin.wait()?;
-        self.plugin = start_plugin(self.dir.path(), self.engine)?;
+        self.plugin = start_plugin(self.dir.path(), self.engine, &self.accounting)?;
         self.wait()
     }
 
     /// Starts another plugin, which stands by, and tells the old one to stop.
     pub fn upgrade(&mut self) -> Result<()> {
         let old = pid(self.plugin.id())?;
-        let next = start_plugin(self.dir.path(), self.engine)?;
+        let next = start_plugin(self.dir.path(), self.engine, &self.accounting)?;
         let mut ended = std::mem::replace(&mut self.plugin, next);
         std::thread::sleep(Duration::from_millis(500));
         let told = kill_process(old, Signal::TERM);
@@ -146,6 +152,11 @@ impl NodePlugin {
             memory_of(self.server()?)?,
             memory_of(self.keeper.id())?,
         ])
+    }
+
+    /// The same for plugin and server together as the kernel accounts for it, with what it keeps for them.
+    pub fn counted(&self) -> Result<Counted> {
+        self.accounting.counted()
     }
 
     /// The server is a child of one of the plugin's threads.
@@ -202,40 +213,42 @@ impl Drop for NodePlugin {
     }
 }
 
-fn start_plugin(dir: &Path, engine: &str) -> Result<Child> {
+fn start_plugin(dir: &Path, engine: &str, accounting: &Accounting) -> Result<Child> {
     let option = |name: &str, path: &str| format!("--{name}={}", dir.join(path).display());
-    program("clip-csi-node", dir)?
+    let mut plugin = program("clip-csi-node")?;
+    plugin
         .args(["--node-name=bench", "--metrics-listen=127.0.0.1:0"])
         .arg(format!("--engine={engine}"))
         // The bench's own reads are no start to record.
         .arg("--record-start=0")
         .arg(option("kubelet-dir", "kubelet"))
         .arg(option("state-dir", "state"))
-        .arg(option("clipimages-from", "archives"))
-        .spawn()
-        .context("clip-csi-node")
+        .arg(option("clipimages-from", "archives"));
+    spawn(accounting.within(&plugin), dir).context("clip-csi-node")
 }
 
 fn start_keeper(dir: &Path) -> Result<Child> {
     let socket = dir.join("kubelet/plugins/csi.clip.dev/keeper.sock");
-    program("clip-keeper", dir)?
-        .arg(format!("--socket={}", socket.display()))
-        .spawn()
-        .context("clip-keeper")
+    let mut keeper = program("clip-keeper")?;
+    keeper.arg(format!("--socket={}", socket.display()));
+    spawn(keeper, dir).context("clip-keeper")
 }
 
 /// A program of the release build.
-fn program(name: &str, dir: &Path) -> Result<Command> {
+fn program(name: &str) -> Result<Command> {
+    Ok(Command::new(std::env::current_exe()?.with_file_name(name)))
+}
+
+fn spawn(mut command: Command, dir: &Path) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(dir.join("log"))?;
-    let mut command = Command::new(std::env::current_exe()?.with_file_name(name));
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
-    Ok(command)
+    Ok(command.spawn()?)
 }
 
 fn pid(id: u32) -> Result<Pid> {
