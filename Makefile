@@ -36,10 +36,14 @@ lint: ## Formatting, clippy, chart
 	e2e/deploy/lint
 
 .PHONY: unit
+# Half of what these tests do is waiting.
+unit: export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+# Those that mount nothing, or name their engine, need not be repeated with the other engine.
+once = judges users verify archive errors promises reuse talk eviction engines
 unit: ## Tests that need no cluster (real registries, mounts and judges, as root)
 	$(call step,unit and integration tests)
 	cargo test --locked --workspace --exclude clip-e2e
-	CLIP_ENGINE=erofs cargo test --locked --workspace --exclude clip-e2e --test clip -- --skip judges --skip users --skip verify
+	CLIP_ENGINE=erofs cargo test --locked --workspace --exclude clip-e2e --test clip -- $(once:%=--skip %::)
 
 .PHONY: fuzz fuzz-long
 fuzz: ## Every fuzz target for some seconds; see fuzz/README.md

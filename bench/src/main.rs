@@ -4,7 +4,6 @@
 //! A bench is one file that returns [`Row`]s. Figures are ratios or counts wherever possible: these
 //! machines are noisy. A peer that cannot be had is a row that says so, never a gap.
 
-mod accounting;
 mod archive_size;
 mod cold_read;
 mod cold_walk;

@@ -1,9 +1,6 @@
 //! The node plugin with its keeper, as on a node of a cluster, without the cluster: archives come from a folder.
 
-use crate::{
-    accounting::{Accounting, Counted},
-    mounted,
-};
+use crate::{mounted, place};
 use anyhow::{Context, Result, ensure};
 use clip_csi_node::csi::v1::{
     NodePublishVolumeRequest, NodeUnpublishVolumeRequest, ProbeRequest, VolumeCapability,
@@ -11,6 +8,7 @@ use clip_csi_node::csi::v1::{
     node_client::NodeClient,
     volume_capability::{AccessType, MountVolume},
 };
+use clip_testkit::memory::{Counted, MemoryGroup};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::HashMap,
@@ -33,7 +31,7 @@ pub struct NodePlugin {
     engine: &'static str,
     plugin: Child,
     keeper: Child,
-    accounting: Accounting,
+    group: MemoryGroup,
     runtime: Runtime,
 }
 
@@ -47,14 +45,14 @@ impl NodePlugin {
             .enable_all()
             .build()?;
         let keeper = start_keeper(dir.path())?;
-        let accounting = Accounting::new("node-plugin")?;
-        let plugin = start_plugin(dir.path(), engine, &accounting)?;
+        let group = MemoryGroup::new(place::group("node-plugin").strip_prefix("/")?)?;
+        let plugin = start_plugin(dir.path(), engine, &group)?;
         let node = Self {
             dir,
             engine,
             plugin,
             keeper,
-            accounting,
+            group,
             runtime,
         };
         node.wait()?;
@@ -121,14 +119,14 @@ impl NodePlugin {
     pub fn kill_plugin(&mut self) -> Result<()> {
         self.plugin.kill()?;
         self.plugin.wait()?;
-        self.plugin = start_plugin(self.dir.path(), self.engine, &self.accounting)?;
+        self.plugin = start_plugin(self.dir.path(), self.engine, &self.group)?;
         self.wait()
     }
 
     /// Starts another plugin, which stands by, and tells the old one to stop.
     pub fn upgrade(&mut self) -> Result<()> {
         let old = pid(self.plugin.id())?;
-        let next = start_plugin(self.dir.path(), self.engine, &self.accounting)?;
+        let next = start_plugin(self.dir.path(), self.engine, &self.group)?;
         let mut ended = std::mem::replace(&mut self.plugin, next);
         std::thread::sleep(Duration::from_millis(500));
         let told = kill_process(old, Signal::TERM);
@@ -156,7 +154,11 @@ impl NodePlugin {
 
     /// The same for plugin and server together as the kernel accounts for it, with what it keeps for them.
     pub fn counted(&self) -> Result<Counted> {
-        self.accounting.counted()
+        ensure!(
+            self.group.has(self.server()?)?,
+            "the server is counted elsewhere"
+        );
+        self.group.counted()
     }
 
     /// The server is a child of one of the plugin's threads.
@@ -213,7 +215,7 @@ impl Drop for NodePlugin {
     }
 }
 
-fn start_plugin(dir: &Path, engine: &str, accounting: &Accounting) -> Result<Child> {
+fn start_plugin(dir: &Path, engine: &str, group: &MemoryGroup) -> Result<Child> {
     let option = |name: &str, path: &str| format!("--{name}={}", dir.join(path).display());
     let mut plugin = program("clip-csi-node")?;
     plugin
@@ -224,7 +226,9 @@ fn start_plugin(dir: &Path, engine: &str, accounting: &Accounting) -> Result<Chi
         .arg(option("kubelet-dir", "kubelet"))
         .arg(option("state-dir", "state"))
         .arg(option("clipimages-from", "archives"));
-    spawn(accounting.within(&plugin), dir).context("clip-csi-node")
+    let plugin = spawn(plugin, dir).context("clip-csi-node")?;
+    group.add(plugin.id())?;
+    Ok(plugin)
 }
 
 fn start_keeper(dir: &Path) -> Result<Child> {

@@ -6,6 +6,7 @@
 //! * [`kinds`]: every way in which layers are compressed.
 //! * [`tree`]: everything that a directory tree shows, and how two of them differ.
 //! * [`runtimes`]: crun on any machine.
+//! * [`memory`]: how much of it processes have, and how much they may have.
 //! * [`guard`]: processes and mounts that are gone when their guard is dropped, after a panic, too.
 
 pub mod authority;
@@ -13,6 +14,7 @@ pub mod guard;
 pub mod images;
 pub mod kinds;
 pub mod layout;
+pub mod memory;
 pub mod proxy;
 pub mod registry;
 pub mod runtimes;
