@@ -15,11 +15,12 @@ use crate::{
 pub use background::Assignment;
 use background::Role;
 use clap::{Args, ValueEnum};
-use clip_engine::{Layout, MountOptions, Session, StartProfile, mount_points};
+use clip_engine::{Layout, MountOptions, Pace, Session, StartProfile, mount_points, parse_bytes};
 pub use kernel::{KernelMountArgs, run as run_kernel_mount};
 use serving::Serving;
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -74,9 +75,19 @@ pub struct ServingArgs {
     /// Then fetch everything else while nobody waits: afterwards the registry may be gone.
     #[arg(long)]
     complete: bool,
+
+    /// Fetch everything else at most at so many bytes a second, such as 20Mi.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "complete")]
+    complete_rate: Option<u64>,
 }
 
 impl ServingArgs {
+    /// How fast everything else is fetched, if it is.
+    fn completion(&self) -> Option<Arc<Pace>> {
+        self.complete
+            .then(|| Arc::new(Pace::new(self.complete_rate)))
+    }
+
     /// The profile that was named.
     pub fn profile(&self) -> Result<Option<StartProfile>, Failure> {
         self.profile.as_deref().map(profile::read).transpose()

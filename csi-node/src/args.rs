@@ -50,6 +50,10 @@ pub struct Args {
     )]
     pub cache_min_free: FreeSpace,
 
+    /// Fetch the rest of images with `prefetch: All` at most at so many bytes a second, all together, such as 64Mi.
+    #[arg(long, env = "CLIP_COMPLETE_RATE", value_name = "SIZE", value_parser = parse_bytes)]
+    pub complete_rate: Option<u64>,
+
     /// The operator's archive service, such as http://clip-archives.clip-system.svc.
     #[arg(long, env = "CLIP_ARCHIVE_SERVICE", value_name = "URL")]
     pub archive_service: Option<String>,

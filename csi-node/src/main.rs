@@ -151,6 +151,8 @@ fn serve_program(args: &Args, places: &Places) -> anyhow::Result<ServeProgram> {
         format!("--cache-min-free={}", args.cache_min_free),
     ];
     arguments.extend(args.cache_max.map(|max| format!("--cache-max={max}")));
+    let rate = args.complete_rate;
+    arguments.extend(rate.map(|rate| format!("--complete-rate={rate}")));
     arguments.extend(
         args.plain_http
             .iter()

@@ -119,10 +119,10 @@ impl Serving<'_> {
             signals,
             profile,
         } = mounted;
-        let complete = self.args.complete;
-        let ahead = (profile.is_some() || complete).then(|| {
+        let rest = self.args.completion();
+        let ahead = (profile.is_some() || rest.is_some()).then(|| {
             let (profile, handle) = (profile.unwrap_or_default(), opened.runtime.handle());
-            opened.image.fetch_ahead(profile, complete, handle)
+            opened.image.fetch_ahead(profile, rest, handle)
         });
         unmount_on_signal(&opened, self.dir, signals);
         if let Err(error) = session.join() {

@@ -5,6 +5,7 @@ use crate::{
     progress::LayerProgress, units,
 };
 use clap::Args;
+use clip_engine::{Pace, parse_bytes};
 use std::path::PathBuf;
 
 /// Fetch what a profile names into the cache, where the next mounts of the image find it.
@@ -20,6 +21,10 @@ pub struct ApplyArgs {
     /// Fetch everything else, too: afterwards the image can be read without its registry.
     #[arg(long)]
     all: bool,
+
+    /// Fetch the rest at most at so many bytes a second, such as 20Mi.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "all")]
+    complete_rate: Option<u64>,
 }
 
 /// Runs the command.
@@ -34,6 +39,7 @@ pub fn run(common: &CommonArgs, args: &ApplyArgs) -> Result<(), Failure> {
             "the profile names nothing of this image: record one with `clip profile record`",
         ));
     }
+    let pace = Pace::new(args.complete_rate);
     let cannot_fetch = |error| Failure::new("FetchFailed", format!("cannot fetch: {error}"));
     let shown = LayerProgress::new("fetched");
     opened.runtime.block_on(async {
@@ -44,7 +50,7 @@ pub fn run(common: &CommonArgs, args: &ApplyArgs) -> Result<(), Failure> {
         fetched.map_err(cannot_fetch)?;
         if args.all {
             shown.print("Fetching the rest");
-            image.fetch_rest().await.map_err(cannot_fetch)?;
+            image.fetch_rest(&pace).await.map_err(cannot_fetch)?;
         }
         Ok::<_, Failure>(())
     })?;

@@ -6,7 +6,10 @@ use clip_testkit::{
     layout::{self, Flaw, Layer},
     proxy::Mood,
 };
-use std::{os::unix::fs::FileExt, time::Duration};
+use std::{
+    os::unix::fs::FileExt,
+    time::{Duration, Instant},
+};
 
 /// An archive of two layers whose files have spans of their own.
 fn image(scene: &Scene) {
@@ -159,13 +162,22 @@ fn what_was_recorded_is_there_before_it_is_read() {
 }
 
 #[test]
-fn a_completed_image_needs_no_registry() {
+fn an_image_is_completed_no_faster_than_it_may_and_then_needs_no_registry() {
     let scene = Scene::new();
     let layer = Layer::new().file("a", layout::noise(30 << 20, 1));
     let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
     let published = publish(&layout);
     scene.ok(["index", &published.reference, "image.clip"]);
-    scene.ok(["profile", "apply", "--all", "image.clip"]);
+    let begun = Instant::now();
+    scene.ok([
+        "profile",
+        "apply",
+        "--all",
+        "--complete-rate=20Mi",
+        "image.clip",
+    ]);
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(1500), "{took:?}");
     published.proxy.set(Mood::HangUp);
     let said = scene.ok(["cat", "image.clip", "/a"]);
     assert!(said.raw == layout::noise(30 << 20, 1));

@@ -9,6 +9,7 @@ mod image_file;
 mod index_image;
 mod layer_content;
 mod open_image;
+mod pace;
 mod reuse;
 mod state_dir;
 mod verify;
@@ -28,6 +29,7 @@ pub use fetch_ahead::FetchAhead;
 pub use image_file::ImageFileError;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};
 pub use open_image::{Node, NodeOptions, OpenImageError, OpenedImage};
+pub use pace::Pace;
 pub use state_dir::StateDir;
 pub use verify::{
     BadSpan, CacheVerified, CacheVerifyError, CachedTree, Finding, LayerVerified, SpanProblem,

@@ -25,7 +25,7 @@ use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{
     CacheCounts, Command, Outcome, Reason, Refusal, Reply, Report, Request, Secret,
 };
-use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, datagram, parse_bytes};
+use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, Pace, datagram, parse_bytes};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -63,6 +63,10 @@ struct Args {
     /// Folder with containerd's registry host configuration (HOST/hosts.toml).
     #[arg(long, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
+
+    /// Fetch the rest of images that are to be complete at most at so many bytes a second, all together, such as 64Mi.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    complete_rate: Option<u64>,
 
     /// Seconds that a read may wait for a registry before it fails with EIO.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
@@ -118,12 +122,14 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
     let profiles = ProfileFiles::open(&args.state_dir)
         .with_context(|| format!("cannot use {}", args.state_dir.display()))?;
     let start_window = Duration::from_secs(args.record_start);
+    let completion = Arc::new(Pace::new(args.complete_rate));
     let node = Node::new(node_options(args), runtime.handle().clone())?;
     let server = Server {
         control,
         node,
         profiles,
         start_window,
+        completion,
         runtime: runtime.handle().clone(),
         served: Mutex::default(),
     };
@@ -161,6 +167,8 @@ struct Server {
     profiles: ProfileFiles,
     /// How long the start of an image is recorded.
     start_window: Duration,
+    /// How fast images are completed.
+    completion: Arc<Pace>,
     runtime: Handle,
     /// By the archive's digest: of several connections for one archive (an aborted one may still be ending) the latest.
     served: Mutex<HashMap<Digest, Arc<Served>>>,
@@ -290,7 +298,7 @@ impl Server {
     fn fetch_ahead(&self, archive: &Digest, prefetch: Prefetch) -> Result<(), Refusal> {
         let served = self.find(archive)?;
         let profile = self.profiles.published(archive);
-        served.fetch_ahead(prefetch, &profile, &self.runtime);
+        served.fetch_ahead(prefetch, &profile, &self.completion, &self.runtime);
         Ok(())
     }
 

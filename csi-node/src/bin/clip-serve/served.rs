@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clip_crds::{Prefetch, event_note};
 use clip_csi_node::wire::{FailedRead, Login, Reason, Refusal, Secret, Serving, Summary};
 use clip_engine::{
-    Connected, FetchAhead, Layout, Node, OpenImageError, OpenedImage, StartProfile, StateDir,
+    Connected, FetchAhead, Layout, Node, OpenImageError, OpenedImage, Pace, StartProfile, StateDir,
 };
 use clip_registry::{ClientError, Credentials, Digest};
 use tokio::runtime::Handle;
@@ -87,13 +87,19 @@ impl Served {
 
     /// Fetches ahead, in place of what was fetched ahead until now. `profile` is the file with what other nodes recorded,
     /// where they did.
-    pub fn fetch_ahead(&self, prefetch: Prefetch, profile: &Path, runtime: &Handle) {
+    pub fn fetch_ahead(
+        &self,
+        prefetch: Prefetch,
+        profile: &Path,
+        pace: &Arc<Pace>,
+        runtime: &Handle,
+    ) {
         let profile = match prefetch {
             Prefetch::None => None,
             Prefetch::Profile | Prefetch::All => read_profile(profile),
         };
-        let rest = prefetch == Prefetch::All;
-        let ahead = (rest || profile.is_some()).then(|| {
+        let rest = (prefetch == Prefetch::All).then(|| pace.clone());
+        let ahead = (rest.is_some() || profile.is_some()).then(|| {
             self.image
                 .fetch_ahead(profile.unwrap_or_default(), rest, runtime)
         });
