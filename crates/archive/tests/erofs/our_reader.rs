@@ -1,10 +1,10 @@
 //! Round trips through our reader.
 
-use crate::trees::{any_tree, everything};
+use crate::trees::{any_tree, everything, write};
 use crate::view::{
     Detail, Seen, View, assert_same, expected, join, layer_bytes, name_inodes, windows,
 };
-use clip_archive::erofs::{DirEntry, Extent, FileType, Image, Nid, Place, write};
+use clip_archive::erofs::{DirEntry, Extent, FileType, Image, Nid, Place};
 use proptest::prelude::*;
 
 proptest! {
