@@ -11,7 +11,7 @@
 mod entries;
 mod seek;
 
-pub use entries::{Entries, decode_entries, encode_entries};
+pub use entries::{Entries, encode_entries};
 pub use seek::{decode_spans, decode_windows, encode_spans, encode_windows};
 
 use crate::codec::DecodeError;

@@ -76,24 +76,6 @@ pub fn encode_entries(entries: &[Entry]) -> Vec<u8> {
     writer.columns.finish(entries.len())
 }
 
-/// Decodes what [`encode_entries`] made. `admit` can refuse an entry before memory is taken for the rest.
-pub fn decode_entries(
-    bytes: &[u8],
-    mut admit: impl FnMut(&Entry) -> Result<(), String>,
-) -> Result<Vec<Entry>, DecodeError> {
-    let mut decoder = Entries::new(bytes)?;
-    let mut entries: Vec<Entry> = Vec::new();
-    while let Some(entry) = decoder.next_entry()? {
-        let admitted = admit(entry);
-        admitted.map_err(|problem| DecodeError::TooMany {
-            what: WHAT,
-            problem,
-        })?;
-        entries.push(entry.clone());
-    }
-    Ok(entries)
-}
-
 /// Decodes what [`encode_entries`] made, one entry after the other into the same memory.
 #[derive(Debug)]
 pub struct Entries<'a> {

@@ -373,3 +373,76 @@ impl TreeBuilder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+    use std::collections::BTreeMap;
+
+    const FIFO: Node<'_> = Node {
+        kind: NodeKind::Fifo,
+        attributes: Attributes {
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            mtime_nsec: 0,
+        },
+        xattrs: &[],
+    };
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Give(u32, String),
+        Take(u32, String),
+        Empty(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let name = || (0..3u32, "[a-c]{1,2}");
+        prop_oneof![
+            8 => name().prop_map(|(directory, name)| Step::Give(directory, name)),
+            3 => name().prop_map(|(directory, name)| Step::Take(directory, name)),
+            1 => (0..3u32).prop_map(Step::Empty),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn names_that_come_and_go_are_found_as_in_a_map(steps in vec(step(), 0..60)) {
+            let mut tree = TreeBuilder::new(FIFO.attributes);
+            let directory = Node { kind: NodeKind::Directory, ..FIFO };
+            let directories = [tree.add(0, b"X", &directory), tree.add(0, b"Y", &directory), tree.add(0, b"Z", &directory)];
+            let mut expected = [const { BTreeMap::new() }; 3];
+            for step in steps {
+                match step {
+                    Step::Give(at, name) => {
+                        let id = tree.add(directories[at as usize], name.as_bytes(), &FIFO);
+                        expected[at as usize].insert(name, id);
+                    }
+                    Step::Take(at, name) => {
+                        let found = tree.find(directories[at as usize], name.as_bytes());
+                        prop_assert_eq!(tree.node_of(found), expected[at as usize].remove(&name));
+                        tree.take(found);
+                    }
+                    Step::Empty(at) => {
+                        let names = tree.names_in(directories[at as usize]);
+                        prop_assert_eq!(names.len(), expected[at as usize].len());
+                        let (taken, left) = names.split_at(names.len() / 2);
+                        taken.iter().for_each(|&found| tree.take(found));
+                        tree.leave_names(directories[at as usize], left);
+                        let left: Vec<_> = left.iter().map(|&found| tree.node_of(found)).collect();
+                        expected[at as usize].retain(|_, id| left.contains(&Some(*id)));
+                    }
+                }
+            }
+            let tree = tree.finish(vec![]);
+            for (at, expected) in (1..).zip(expected) {
+                let found: Vec<&[u8]> = tree.children(at).map(|(name, _)| name).collect();
+                let expected: Vec<&[u8]> = expected.keys().map(|name| name.as_bytes()).collect();
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}

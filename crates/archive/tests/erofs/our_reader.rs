@@ -1,6 +1,6 @@
 //! Round trips through our reader.
 
-use crate::trees::{any_tree, everything, write};
+use crate::trees::{add, any_tree, directory, empty_tree, everything, file, write};
 use crate::view::{
     Detail, Seen, View, assert_same, expected, join, layer_bytes, name_inodes, windows,
 };
@@ -75,6 +75,24 @@ fn our_reader_sees_a_tree_with_everything() {
         }
         assert_eq!(image.xattr(nid, b"user.absent"), Ok(None));
     }
+}
+
+#[test]
+fn our_reader_sees_a_tree_that_two_threads_have_written() {
+    let mut tree = empty_tree(&[1 << 20]);
+    for i in 0..60_000u64 {
+        let parent = match i % 400 {
+            0 => add(&mut tree, 0, format!("{i}").as_bytes(), directory()),
+            _ => tree.nodes.len() as u32 - 1 - (i as u32 - 1) % 400,
+        };
+        let name = format!("file-with-a-longer-name-{i}");
+        add(&mut tree, parent, name.as_bytes(), file(0, i % 700, 512));
+    }
+    let bytes = write(&tree).unwrap();
+    assert!(bytes.len() > 6 << 20, "{} bytes", bytes.len());
+    let image = Image::open(&bytes).unwrap();
+    image.verify().unwrap();
+    assert_same("our reader", &view(&image), &expected(&tree));
 }
 
 /// Everything that our reader sees.

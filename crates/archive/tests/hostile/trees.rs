@@ -69,6 +69,23 @@ fn directories_that_only_long_paths_imply_count_as_entries_do() {
 }
 
 #[test]
+fn names_that_only_link_targets_have_count_as_text_does() {
+    // Each pair makes a directory whose name is a link's target, and replaces what it lies in.
+    let mut entries = vec![symlink("l", [&b"t/"[..], &[b'x'; 4000]].concat())];
+    for _ in 0..limits::TREE_TEXT_MAX / 4000 + 2 {
+        entries.push(empty_file("l/x"));
+        entries.push(entry("t", EntryKind::Fifo));
+    }
+    let refusal = within(A_WHILE, || {
+        refusal(merge(vec![entries], vec![0], Default::default()))
+    });
+    assert!(
+        refusal.contains("names and link targets have more than 536870912 bytes"),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn a_tree_deeper_than_any_path_can_name_is_merged_written_and_read() {
     let deep = vec![b"d".as_slice(); 2000].join(&b'/');
     let mut layers = vec![vec![entry(deep.clone(), EntryKind::Directory)]];
