@@ -80,11 +80,11 @@ fn our_reader_sees_a_tree_with_everything() {
 #[test]
 fn our_reader_sees_a_tree_that_two_threads_have_written() {
     let mut tree = empty_tree(&[1 << 20]);
+    let mut parent = 0;
     for i in 0..60_000u64 {
-        let parent = match i % 400 {
-            0 => add(&mut tree, 0, format!("{i}").as_bytes(), directory()),
-            _ => tree.nodes.len() as u32 - 1 - (i as u32 - 1) % 400,
-        };
+        if i % 400 == 0 {
+            parent = add(&mut tree, 0, format!("{i}").as_bytes(), directory());
+        }
         let name = format!("file-with-a-longer-name-{i}");
         add(&mut tree, parent, name.as_bytes(), file(0, i % 700, 512));
     }
