@@ -115,11 +115,7 @@ impl Tree {
 
     /// The names in a directory and what they name, sorted; nothing if the node is no directory.
     pub fn children(&self, id: NodeId) -> impl Iterator<Item = (&[u8], NodeId)> + Clone {
-        let run = match self.nodes[id as usize].kind {
-            StoredKind::Directory(run) => run,
-            _ => Run::default(),
-        };
-        let children = run.of(&self.children).iter();
+        let children = self.children_of(id).iter();
         children.map(|child| (self.store.text(child.name), child.node))
     }
 
@@ -128,9 +124,17 @@ impl Tree {
     pub fn lookup(&self, path: &[u8]) -> Option<NodeId> {
         let mut names = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
         names.try_fold(0, |id, name| {
-            let mut children = self.children(id);
-            children.find_map(|(there, child)| (there == name).then_some(child))
+            let children = self.children_of(id);
+            let found = children.binary_search_by(|child| self.store.text(child.name).cmp(name));
+            found.ok().map(|at| children[at].node)
         })
+    }
+
+    fn children_of(&self, id: NodeId) -> &[Child] {
+        match self.nodes[id as usize].kind {
+            StoredKind::Directory(run) => run.of(&self.children),
+            _ => &[],
+        }
     }
 
     /// How many names there are, the root not counted; a hard link counts once per name.
