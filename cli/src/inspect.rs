@@ -158,23 +158,21 @@ fn print_json(out: &mut impl Write, archive: &Archive, summary: &Summary) -> io:
 }
 
 fn print_tree(out: &mut impl Write, tree: &Tree, id: u32, path: &mut Vec<u8>) -> io::Result<()> {
-    let node = &tree.nodes[id as usize];
-    print_node(out, node, if path.is_empty() { b"/" } else { path })?;
-    if let NodeKind::Directory(children) = &node.kind {
-        for (name, &child) in children {
-            let len = path.len();
-            path.push(b'/');
-            path.extend_from_slice(name);
-            print_tree(out, tree, child, path)?;
-            path.truncate(len);
-        }
+    let node = tree.node(id);
+    print_node(out, &node, if path.is_empty() { b"/" } else { path })?;
+    for (name, child) in tree.children(id) {
+        let len = path.len();
+        path.push(b'/');
+        path.extend_from_slice(name);
+        print_tree(out, tree, child, path)?;
+        path.truncate(len);
     }
     Ok(())
 }
 
-fn print_node(out: &mut impl Write, node: &Node, path: &[u8]) -> io::Result<()> {
+fn print_node(out: &mut impl Write, node: &Node<'_>, path: &[u8]) -> io::Result<()> {
     let (kind, size, detail) = match &node.kind {
-        NodeKind::Directory(_) => ('d', String::from("-"), String::new()),
+        NodeKind::Directory => ('d', String::from("-"), String::new()),
         NodeKind::File { size, .. } => ('-', size.to_string(), String::new()),
         NodeKind::Symlink(target) => ('l', String::from("-"), format!(" -> {}", printable(target))),
         NodeKind::CharDevice { major, minor } => ('c', format!("{major},{minor}"), String::new()),
@@ -182,12 +180,13 @@ fn print_node(out: &mut impl Write, node: &Node, path: &[u8]) -> io::Result<()> 
         NodeKind::Fifo => ('p', String::from("-"), String::new()),
     };
     let xattrs = if node.xattrs.is_empty() { ' ' } else { '+' };
-    let owner = format!("{}:{}", node.uid, node.gid);
+    let attributes = &node.attributes;
+    let owner = format!("{}:{}", attributes.uid, attributes.gid);
     writeln!(
         out,
         "{kind}{:04o}{xattrs} {owner:>9} {size:>11} {:>10} {}{detail}",
-        node.mode,
-        node.mtime,
+        attributes.mode,
+        attributes.mtime,
         printable(path)
     )
 }

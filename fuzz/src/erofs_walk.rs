@@ -3,7 +3,7 @@
 use clip_archive::{
     Segment, Tree, Xattr,
     erofs::{FileType, Image, Inode, Nid, Place},
-    tree::{Node, NodeId, NodeKind},
+    tree::{Attributes, Node, NodeId, NodeKind},
 };
 use std::collections::HashMap;
 
@@ -11,26 +11,28 @@ use std::collections::HashMap;
 pub fn assert_shows(image: &[u8], tree: &Tree) {
     let image = Image::open(image).expect("what was written opens");
     image.verify().expect("what was written is whole");
-    assert_eq!(image.layers(), tree.layer_tar_sizes.len());
+    assert_eq!(image.layers(), tree.layer_tar_sizes().len());
     let mut nids: HashMap<NodeId, Nid> = HashMap::from([(0, image.root())]);
     let mut names: HashMap<NodeId, u32> = HashMap::new();
     let mut pending = vec![(0, 0)];
     while let Some((directory, parent)) = pending.pop() {
-        let NodeKind::Directory(children) = &tree.nodes[directory as usize].kind else {
-            continue;
-        };
         let entries = image.read_dir(nids[&directory], 0).expect("a directory");
         let mut shown = HashMap::new();
         for entry in entries {
             let entry = entry.expect("a sound directory");
             shown.insert(entry.name, (entry.nid, entry.kind));
         }
-        assert_eq!(shown.len(), children.len() + 2, "directory {directory}");
+        let children = tree.children(directory);
+        assert_eq!(
+            shown.len(),
+            children.clone().count() + 2,
+            "directory {directory}"
+        );
         assert_eq!(shown[b".".as_slice()].0, nids[&directory]);
         assert_eq!(shown[b"..".as_slice()].0, nids[&parent]);
         let mut subdirectories = 0;
-        for (name, &child) in children {
-            let (nid, kind) = shown[name.as_slice()];
+        for (name, child) in children {
+            let (nid, kind) = shown[name];
             let known = *nids.entry(child).or_insert(nid);
             assert_eq!(known, nid, "two nids for node {child}");
             assert_eq!(image.lookup(nids[&directory], name), Ok(Some(nid)));
@@ -46,38 +48,42 @@ pub fn assert_shows(image: &[u8], tree: &Tree) {
     for (&id, &nid) in &nids {
         let inode = image.inode(nid).expect("a sound inode");
         assert_eq!(inode.nlink, names[&id], "names of node {id}");
-        assert_node(&image, &inode, &tree.nodes[id as usize]);
+        assert_node(&image, &inode, &tree.node(id));
     }
 }
 
-fn assert_node(image: &Image<&[u8]>, inode: &Inode, node: &Node) {
-    let shown = (inode.mode & 0o7777, inode.uid, inode.gid);
-    assert_eq!(shown, (node.mode & 0o7777, node.uid, node.gid));
-    let time = (inode.mtime, inode.mtime_nsec);
-    assert_eq!(time, (node.mtime, node.mtime_nsec));
+fn assert_node(image: &Image<&[u8]>, inode: &Inode, node: &Node<'_>) {
+    let shown = Attributes {
+        mode: inode.mode & 0o7777,
+        uid: inode.uid,
+        gid: inode.gid,
+        mtime: inode.mtime,
+        mtime_nsec: inode.mtime_nsec,
+    };
+    assert_eq!(shown, node.attributes);
     for xattr in image.xattrs(inode.nid).expect("sound attributes") {
         let xattr = xattr.expect("a sound attribute");
         let (name, value) = (xattr.name(), xattr.value.to_vec());
         assert!(node.xattrs.contains(&Xattr { name, value }));
     }
-    match &node.kind {
-        NodeKind::Symlink(target) => assert_eq!(image.read_link(inode.nid), Ok(&target[..])),
+    match node.kind {
+        NodeKind::Symlink(target) => assert_eq!(image.read_link(inode.nid), Ok(target)),
         NodeKind::CharDevice { major, minor } | NodeKind::BlockDevice { major, minor } => {
-            assert_eq!(inode.device(), (*major, *minor));
+            assert_eq!(inode.device(), (major, minor));
         }
         NodeKind::File {
             layer,
             size,
             segments,
         } => {
-            assert_eq!(inode.size, *size);
+            assert_eq!(inode.size, size);
             let extents = image.extents(inode.nid, 0..u64::MAX).expect("a file");
             let shown = extents.filter_map(|extent| {
                 let extent = extent.expect("sound extents");
                 match extent.place {
                     Place::Hole => None,
                     Place::Layer { index, offset } => {
-                        assert_eq!(index, *layer);
+                        assert_eq!(index, layer);
                         Some(Segment {
                             logical: extent.file_offset,
                             length: extent.len,
@@ -88,7 +94,7 @@ fn assert_node(image: &Image<&[u8]>, inode: &Inode, node: &Node) {
             });
             assert_eq!(joined(shown), joined(segments.iter().copied()));
         }
-        NodeKind::Directory(_) | NodeKind::Fifo => {}
+        NodeKind::Directory | NodeKind::Fifo => {}
     }
 }
 

@@ -5,9 +5,8 @@
 use crate::{erofs_walk, framing, input::Input};
 use clip_archive::{
     Archive, Entry, EntryKind, RuntimeDirs, Segment, Xattr, columns, erofs, limits,
-    tree::{Node, NodeKind, Tree},
+    tree::{Attributes, TreeBuilder},
 };
-use std::collections::BTreeMap;
 
 /// The target.
 pub fn run(bytes: &[u8]) {
@@ -200,19 +199,11 @@ fn path_or(input: &mut Input<'_>, root: &[u8]) -> Vec<u8> {
 /// An empty image whose parts behind the superblock are replaced; some fields of the superblock, too, its checksum made
 /// right again.
 fn behind_a_superblock(input: &mut Input<'_>) -> Vec<u8> {
-    let root = Node {
-        kind: NodeKind::Directory(BTreeMap::new()),
+    let root = Attributes {
         mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: 0,
-        mtime_nsec: 0,
-        xattrs: vec![],
+        ..Attributes::default()
     };
-    let tree = Tree {
-        nodes: vec![root],
-        layer_tar_sizes: vec![1 << 20],
-    };
+    let tree = TreeBuilder::new(root).finish(vec![1 << 20]);
     let mut image = erofs::write(&tree).expect("an empty tree can be written");
     for _ in 0..input.byte() % 8 {
         let at = 1024 + usize::from(input.byte() % 128);

@@ -3,9 +3,8 @@
 //! `cargo run --release -p clip-archive --example erofs_write [entries]`
 
 use clip_archive::erofs::{FileType, Image, write};
-use clip_archive::tree::{Node, NodeKind};
+use clip_archive::tree::{Attributes, Node, NodeKind, TreeBuilder};
 use clip_archive::{Segment, Tree};
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 fn main() {
@@ -34,60 +33,47 @@ fn main() {
 
 /// Directories of 20 files each, a tenth of them links, names as in a language's library tree.
 fn tree(entries: usize) -> Tree {
-    let node = |kind| Node {
-        kind,
+    let attributes = Attributes {
         mode: 0o644,
-        uid: 0,
-        gid: 0,
         mtime: 1,
         mtime_nsec: 2,
-        xattrs: vec![],
+        ..Attributes::default()
     };
-    let mut nodes = vec![node(NodeKind::Directory(BTreeMap::new()))];
+    let mut tree = TreeBuilder::new(attributes);
     let mut directory = 0;
     for i in 0..entries {
-        let id = nodes.len() as u32;
-        let offset = i as u64 * 2048 + 512;
+        let segments = [Segment {
+            logical: 0,
+            length: 1500,
+            tar_offset: i as u64 * 2048 + 512,
+        }];
         let (name, kind) = match i % 20 {
-            0 => (format!("package-{i}"), NodeKind::Directory(BTreeMap::new())),
+            0 => (format!("package-{i}"), NodeKind::Directory),
             10 | 11 => (
                 format!("libthing.so.{i}"),
-                NodeKind::Symlink(b"../lib/libthing.so".to_vec()),
+                NodeKind::Symlink(b"../lib/libthing.so"),
             ),
             _ => {
-                let segments = vec![Segment {
-                    logical: 0,
-                    length: 1500,
-                    tar_offset: offset,
-                }];
-                (
-                    format!("module_{i}_source.py"),
-                    NodeKind::File {
-                        layer: 0,
-                        size: 1500,
-                        segments,
-                    },
-                )
+                let kind = NodeKind::File {
+                    layer: 0,
+                    size: 1500,
+                    segments: &segments,
+                };
+                (format!("module_{i}_source.py"), kind)
             }
         };
-        let is_directory = matches!(kind, NodeKind::Directory(_));
-        let parent = if is_directory && i % 200 == 0 {
-            0
-        } else {
-            directory
+        let node = Node {
+            kind,
+            attributes,
+            xattrs: &[],
         };
-        if let NodeKind::Directory(children) = &mut nodes[parent as usize].kind {
-            children.insert(name.into_bytes(), id);
-        }
-        nodes.push(node(kind));
-        if is_directory {
+        let parent = if i % 200 == 0 { 0 } else { directory };
+        let id = tree.add(parent, name.as_bytes(), &node);
+        if node.kind == NodeKind::Directory {
             directory = id;
         }
     }
-    Tree {
-        nodes,
-        layer_tar_sizes: vec![entries as u64 * 2048 + 4096],
-    }
+    tree.finish(vec![entries as u64 * 2048 + 4096])
 }
 
 fn walk(image: &Image<&Vec<u8>>) -> usize {

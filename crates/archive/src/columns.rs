@@ -11,7 +11,7 @@
 mod entries;
 mod seek;
 
-pub use entries::{decode_entries, encode_entries};
+pub use entries::{Entries, encode_entries};
 pub use seek::{decode_spans, decode_windows, encode_spans, encode_windows};
 
 use crate::codec::DecodeError;
@@ -68,6 +68,7 @@ fn put<T: serde::Serialize>(out: &mut Vec<u8>, value: &T) {
 }
 
 /// What is still to be read of `N` columns.
+#[derive(Debug)]
 struct Reader<'a, const N: usize> {
     what: &'static str,
     count: u64,
@@ -125,11 +126,28 @@ impl<'a, const N: usize> Reader<'a, N> {
     }
 
     fn number(&mut self, column: usize) -> Result<u64, DecodeError> {
-        self.value(column)
+        match self.small_number(column) {
+            Some(number) => Ok(number.into()),
+            None => self.value(column),
+        }
     }
 
     fn signed(&mut self, column: usize) -> Result<i64, DecodeError> {
-        self.value(column)
+        match self.small_number(column) {
+            Some(number) => Ok(i64::from(number >> 1) ^ -i64::from(number & 1)),
+            None => self.value(column),
+        }
+    }
+
+    /// A number of one byte: nearly all are.
+    fn small_number(&mut self, column: usize) -> Option<u8> {
+        match self.columns[column] {
+            [number @ 0..0x80, rest @ ..] => {
+                self.columns[column] = rest;
+                Some(*number)
+            }
+            _ => None,
+        }
     }
 
     /// A number that must fit.
@@ -147,7 +165,7 @@ impl<'a, const N: usize> Reader<'a, N> {
     }
 
     /// All items have been read: nothing may be left.
-    fn finish(self) -> Result<(), DecodeError> {
+    fn finish(&self) -> Result<(), DecodeError> {
         match self.columns.iter().all(|column| column.is_empty()) {
             true => Ok(()),
             false => Err(self.malformed()),
@@ -172,6 +190,7 @@ impl<'a, const N: usize> Reader<'a, N> {
 /// Values that occur again and again. Each is coded as 0 when it is that of the item before, else
 /// as one more than its index among all that came so far; the value of a new index follows in a
 /// column of its own.
+#[derive(Debug)]
 struct Repeated<T> {
     seen: Vec<T>,
     index: HashMap<T, usize>,

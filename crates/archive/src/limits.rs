@@ -19,6 +19,9 @@ pub const TREE_BYTES_MAX: usize = 256 << 20;
 /// Memory in bytes that all layers' entries together may take: an empty list in an encoding is one
 /// byte, in memory 24.
 pub const TREE_MEMORY_MAX: usize = 512 << 20;
+/// Bytes of all names and link targets of a merged tree. They are part of what entries take, but for the names of
+/// directories that are made where links lead, again and again.
+pub const TREE_TEXT_MAX: usize = TREE_MEMORY_MAX;
 /// Decoded size in bytes of all layers' span tables together: 4 TiB in spans of 512 KiB need less.
 pub const SPAN_BYTES_MAX: usize = 512 << 20;
 /// Decoded size in bytes of all layers' windows together: at 3 KiB each, enough for 60 GB of gzip.

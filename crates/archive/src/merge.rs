@@ -15,19 +15,17 @@
 //! Where runtimes disagree, `docs/semantics.md` says what we do and why.
 
 mod error;
-mod own;
 mod walk;
 
 use crate::{
     Entry, RuntimeDirs,
     entry::EntryKind,
     limits,
-    tree::{Node, NodeId, NodeKind, Tree},
+    tree::{Attributes, Found, Node, NodeId, NodeKind, Touched, Tree, TreeBuilder},
 };
 use error::Context;
 pub use error::MergeError;
-use own::{Own, Touched};
-use std::{cell::Cell, collections::BTreeMap};
+use std::cell::Cell;
 use walk::{LINKS_FOLLOWED_MAX, Looped, Walk, split};
 
 /// Raised when merging gives another tree for the same layers; part of the tree's identity.
@@ -39,21 +37,14 @@ pub fn merge(
     tar_sizes: Vec<u64>,
     runtime_dirs: RuntimeDirs,
 ) -> Result<Tree, MergeError> {
-    let entries: usize = layers.iter().map(Vec::len).sum();
-    let mut merger = Merger::new(entries);
+    let mut merger = Merger::new();
     // Each layer's entries go as soon as the tree has them.
-    for (layer, entries) in layers.into_iter().enumerate() {
-        merger.apply(layer, entries)?;
+    for entries in layers {
+        merger.begin_layer(entries.len() as u64);
+        entries.iter().try_for_each(|entry| merger.apply(entry))?;
+        merger.end_layer()?;
     }
-    // The walk leaves out what is named below them; what came there through links goes here.
-    merger.drop_runtime_dirs();
-    if runtime_dirs == RuntimeDirs::Empty {
-        merger.add_runtime_dirs();
-    }
-    Ok(Tree {
-        nodes: merger.into_reachable_nodes(),
-        layer_tar_sizes: tar_sizes,
-    })
+    Ok(merger.finish(tar_sizes, runtime_dirs))
 }
 
 /// Whether `path` (normalised) is `/proc`, `/sys` or `/dev` or lies below one of them.
@@ -65,75 +56,79 @@ pub fn is_runtime_path(path: &[u8]) -> bool {
 const RUNTIME_DIRS: [&[u8]; 3] = [b"proc", b"sys", b"dev"];
 const ROOT: NodeId = 0;
 
-/// Grows the tree. Replaced nodes stay in `nodes` until [`Merger::into_reachable_nodes`].
-struct Merger {
-    nodes: Vec<Node>,
+/// Lays entries over a tree, one after the other.
+pub(crate) struct Merger {
+    tree: TreeBuilder,
+    /// The layer that is being applied; 0 before the first.
+    layer: usize,
+    layers_begun: usize,
     /// How many more path components may be looked up.
     steps_left: Cell<u64>,
     root_is_explicit: bool,
-    /// What the current layer has added, if it has marks that must not hide that.
-    own: Option<Own>,
-    last_parent: Option<LastParent>,
+    /// Hard links of the layer whose targets were not there when their turn came.
+    links_to_later: Vec<Entry>,
+    last_parent: LastParent,
 }
 
 /// Where the entry before lies: those of one directory stand together in a tar, and its path need not be walked for
 /// each of them. It was entered through directories alone, so that it stays what the path means until one of these gives
 /// up its name.
+#[derive(Default)]
 struct LastParent {
     path: Vec<u8>,
-    directory: NodeId,
+    directory: Option<NodeId>,
     /// What walking there costs of [`Merger::steps_left`], walked or not.
     steps: u64,
 }
 
 impl Merger {
-    fn new(entries: usize) -> Self {
-        let steps = limits::STEPS_SPARE + limits::STEPS_PER_ENTRY * entries as u64;
-        let root = Node {
-            kind: NodeKind::Directory(BTreeMap::new()),
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            mtime_nsec: 0,
-            xattrs: vec![],
-        };
+    pub fn new() -> Self {
         Self {
-            nodes: vec![root],
-            steps_left: Cell::new(steps),
+            tree: TreeBuilder::new(implied(0, 0)),
+            layer: 0,
+            layers_begun: 0,
+            steps_left: Cell::new(limits::STEPS_SPARE),
             root_is_explicit: false,
-            own: None,
-            last_parent: None,
+            links_to_later: Vec::new(),
+            last_parent: LastParent::default(),
         }
     }
 
-    fn apply(&mut self, layer: usize, entries: Vec<Entry>) -> Result<(), MergeError> {
-        let is_mark = |entry: &Entry| matches!(entry.kind, EntryKind::Whiteout | EntryKind::Opaque);
-        self.own = entries.iter().any(is_mark).then(Own::default);
-        self.last_parent = None;
-        let mut links_to_later = Vec::new();
-        for entry in entries {
-            let context = Context {
-                layer,
-                entry: &entry,
-            };
-            match entry.kind {
-                EntryKind::Whiteout => self.remove(&context)?,
-                EntryKind::Opaque => self.empty(&context)?,
-                EntryKind::Hardlink { .. } => {
-                    if !self.link(&context)? {
-                        links_to_later.push(entry);
-                    }
+    /// Begins the next layer, which has so many entries.
+    pub fn begin_layer(&mut self, entries: u64) {
+        self.layer = self.layers_begun;
+        self.layers_begun += 1;
+        self.tree.begin_layer(self.layer as u16);
+        let steps = limits::STEPS_PER_ENTRY.saturating_mul(entries);
+        let left = self.steps_left.get();
+        self.steps_left.set(left.saturating_add(steps));
+        self.forget_last_parent();
+    }
+
+    /// Applies the layer's next entry.
+    pub fn apply(&mut self, entry: &Entry) -> Result<(), MergeError> {
+        let context = Context {
+            layer: self.layer,
+            entry,
+        };
+        match entry.kind {
+            EntryKind::Whiteout => self.remove(&context),
+            EntryKind::Opaque => self.empty(&context),
+            EntryKind::Hardlink { .. } => {
+                if !self.link(&context)? {
+                    self.links_to_later.push(entry.clone());
                 }
-                _ => self.add(layer, entry)?,
+                Ok(())
             }
+            _ => self.add(&context),
         }
-        self.link_to_later(layer, links_to_later)
     }
 
-    /// Links whose targets were not there when their turn came. A target may be such a link itself,
-    /// so this goes on for some rounds: chains are short, and a hostile one must not cost its square.
-    fn link_to_later(&mut self, layer: usize, mut links: Vec<Entry>) -> Result<(), MergeError> {
+    /// Ends a layer. Targets of links to later entries may be such links themselves, so this goes on for some rounds:
+    /// chains are short, and a hostile one must not cost its square.
+    pub fn end_layer(&mut self) -> Result<(), MergeError> {
+        let layer = self.layer;
+        let mut links = std::mem::take(&mut self.links_to_later);
         for _ in 0..LINKS_FOLLOWED_MAX {
             let before = links.len();
             let mut left = Vec::new();
@@ -160,11 +155,28 @@ impl Merger {
         }
     }
 
+    /// The tree of all layers.
+    pub fn finish(mut self, tar_sizes: Vec<u64>, runtime_dirs: RuntimeDirs) -> Tree {
+        // The walk leaves out what is named below them; what came there through links goes here.
+        for name in RUNTIME_DIRS {
+            let found = self.tree.find(ROOT, name);
+            self.tree.take(found);
+        }
+        if runtime_dirs == RuntimeDirs::Empty {
+            let root = *self.tree.attributes_mut(ROOT);
+            for name in RUNTIME_DIRS {
+                let empty = directory(implied(root.mtime, root.mtime_nsec));
+                self.tree.add(ROOT, name, &empty);
+            }
+        }
+        self.tree.finish(tar_sizes)
+    }
+
     /// Whiteout: what is not there cannot be hidden; that is no error.
     fn remove(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
         let (parent, name) = split(&context.entry.path);
         match self.resolve(parent, context)? {
-            Some(parent) => self.hide(parent, name, context),
+            Some(parent) => self.hide(self.tree.find(parent, name), context),
             None => Ok(()),
         }
     }
@@ -177,33 +189,27 @@ impl Merger {
         }
     }
 
-    /// Hides what lower layers have under a name. A directory in which the layer has something becomes a new one,
-    /// as if the mark had come first.
-    fn hide(
-        &mut self,
-        parent: NodeId,
-        name: &[u8],
-        context: &Context<'_>,
-    ) -> Result<(), MergeError> {
-        let Some(child) = self.child(parent, name) else {
+    /// Hides what lower layers have under a name (layer.md: "whiteout files MUST only apply to resources in lower/parent
+    /// layers"). A directory in which the layer has something becomes a new one, as if the mark had come first.
+    fn hide(&mut self, name: Found, context: &Context<'_>) -> Result<(), MergeError> {
+        let Some(child) = self.tree.node_of(name) else {
             return Ok(());
         };
-        let own = self.own.get_or_insert_default();
-        if own.has_name(parent, name) {
+        if self.tree.is_own(name) {
             return Ok(());
         }
-        match own.touched(child) {
+        match self.tree.touched(child) {
             None => {
-                self.last_parent = None;
-                self.children_mut(parent).remove(name);
+                self.forget_last_parent();
+                self.tree.take(name);
                 return Ok(());
             }
             Some(Touched::Implied { mtime, mtime_nsec }) => {
-                self.redescribe(child, implied_directory(mtime, mtime_nsec));
+                self.tree.describe(child, implied(mtime, mtime_nsec), &[]);
             }
             Some(Touched::Described) => {}
         }
-        self.note_name(parent, name);
+        self.tree.own(name);
         self.hide_children(child, context)
     }
 
@@ -212,78 +218,59 @@ impl Merger {
         directory: NodeId,
         context: &Context<'_>,
     ) -> Result<(), MergeError> {
-        let own = self.own.get_or_insert_default();
-        let NodeKind::Directory(children) = &mut self.nodes[directory as usize].kind else {
+        if !self.tree.is_directory(directory) {
             return Ok(());
-        };
-        self.last_parent = None;
-        let looked_at = children.len() as u64;
+        }
+        self.forget_last_parent();
+        let mut names = self.tree.names_in(directory);
+        self.spend(names.len() as u64, context)?;
         let mut touched = Vec::new();
-        children.retain(|name, child| {
-            let is_own = own.has_name(directory, name);
-            let stays = is_own || own.touched(*child).is_some();
-            if stays && !is_own {
-                touched.push(name.clone());
+        names.retain(|&name| {
+            let is_own = self.tree.is_own(name);
+            let child = self.tree.node_of(name);
+            let is_touched = child.is_some_and(|child| self.tree.touched(child).is_some());
+            match (is_own, is_touched) {
+                (true, _) => {}
+                (false, true) => touched.push(name),
+                (false, false) => self.tree.take(name),
             }
-            stays
+            is_own || is_touched
         });
-        self.spend(looked_at, context)?;
+        self.tree.leave_names(directory, &names);
         touched
-            .iter()
-            .try_for_each(|name| self.hide(directory, name, context))
+            .into_iter()
+            .try_for_each(|name| self.hide(name, context))
     }
 
-    fn add(&mut self, layer: usize, mut entry: Entry) -> Result<(), MergeError> {
+    fn add(&mut self, context: &Context<'_>) -> Result<(), MergeError> {
+        let entry = context.entry;
+        let node = node_of(self.layer, entry);
         if entry.path.is_empty() {
-            return self.describe_root(layer, entry);
+            return self.describe_root(&node);
         }
-        let context = Context {
-            layer,
-            entry: &entry,
-        };
         let (parent, name) = split(&entry.path);
-        let parent = self.make_parents(parent, &context)?;
-        let leading = entry.path.len() - name.len();
-        // The path becomes the name in its place: nothing is allocated or freed for an entry any more.
-        let mut name = std::mem::take(&mut entry.path);
-        name.drain(..leading);
-        let node = into_node(layer, entry);
-        match self.directory_to_redescribe(parent, &name, &node) {
-            Some(old) => {
-                self.redescribe(old, node);
-                if let Some(own) = &mut self.own {
-                    own.describe(old);
-                }
+        let parent = self.make_parents(parent, context)?;
+        let found = self.tree.find(parent, name);
+        match self.tree.node_of(found) {
+            Some(old) if node.kind == NodeKind::Directory && self.tree.is_directory(old) => {
+                self.tree.describe(old, node.attributes, node.xattrs);
+                self.tree.touch(old, Touched::Described);
             }
-            None => drop(self.attach(parent, name, node)),
+            _ => {
+                let id = self.tree.keep(&node);
+                self.name(parent, name, found, id);
+            }
         }
         Ok(())
     }
 
-    /// The directory that is there already, if `node` is one, too.
-    fn directory_to_redescribe(&self, parent: NodeId, name: &[u8], node: &Node) -> Option<NodeId> {
-        match node.kind {
-            NodeKind::Directory(_) => self
-                .child(parent, name)
-                .filter(|&old| self.is_directory(old)),
-            _ => None,
-        }
-    }
-
-    fn describe_root(&mut self, layer: usize, entry: Entry) -> Result<(), MergeError> {
-        if entry.kind != EntryKind::Directory {
-            return Err(MergeError::Root { layer });
+    fn describe_root(&mut self, node: &Node<'_>) -> Result<(), MergeError> {
+        if node.kind != NodeKind::Directory {
+            return Err(MergeError::Root { layer: self.layer });
         }
         self.root_is_explicit = true;
-        self.redescribe(ROOT, into_node(layer, entry));
+        self.tree.describe(ROOT, node.attributes, node.xattrs);
         Ok(())
-    }
-
-    /// Gives a directory new attributes; it keeps its children.
-    fn redescribe(&mut self, id: NodeId, mut new: Node) {
-        let old = &mut self.nodes[id as usize];
-        std::mem::swap(&mut old.kind, &mut new.kind);
-        *old = new;
     }
 
     /// Adds a name for an existing inode; false when the target is not there (yet).
@@ -299,7 +286,7 @@ impl Merger {
         let Some(inode) = self.link_target(target, context)? else {
             return Ok(false);
         };
-        if self.is_directory(inode) {
+        if self.tree.is_directory(inode) {
             return Err(context.hardlink_error("is a directory"));
         }
         let (parent, name) = split(&context.entry.path);
@@ -307,7 +294,7 @@ impl Merger {
         if self.is_same_name(parent, name, target, context)? {
             return Err(context.hardlink_error("is itself"));
         }
-        self.name(parent, name.to_vec(), inode);
+        self.name(parent, name, self.tree.find(parent, name), inode);
         Ok(true)
     }
 
@@ -334,7 +321,7 @@ impl Merger {
         }
         let (parent, name) = split(target);
         let parent = self.resolve(parent, context)?;
-        Ok(parent.and_then(|parent| self.child(parent, name)))
+        Ok(parent.and_then(|parent| self.tree.child(parent, name)))
     }
 
     /// The directory at `path`, through symbolic links, made where it is missing. What is in the
@@ -342,16 +329,25 @@ impl Merger {
     fn make_parents(&mut self, path: &[u8], context: &Context<'_>) -> Result<NodeId, MergeError> {
         if !self.root_is_explicit {
             self.root_is_explicit = true;
-            let root = &mut self.nodes[ROOT as usize];
+            let root = self.tree.attributes_mut(ROOT);
             (root.mtime, root.mtime_nsec) = (context.entry.mtime, context.entry.mtime_nsec);
         }
-        if self.nodes.len() > limits::ENTRIES_MAX {
+        if self.tree.node_count() > limits::ENTRIES_MAX {
             return Err(context.too_many_nodes());
         }
-        if let Some(last) = self.last_parent.as_ref().filter(|last| last.path == path) {
-            self.spend(last.steps, context)?;
-            return Ok(last.directory);
+        if self.tree.text_len() > limits::TREE_TEXT_MAX {
+            return Err(context.too_much_text());
         }
+        match self.last_parent.directory {
+            Some(directory) if self.last_parent.path == path => {
+                self.spend(self.last_parent.steps, context)?;
+                Ok(directory)
+            }
+            _ => self.walk_to_parent(path, context),
+        }
+    }
+
+    fn walk_to_parent(&mut self, path: &[u8], context: &Context<'_>) -> Result<NodeId, MergeError> {
         let walk = self.walk(path, context)?;
         let (steps, is_plain) = (walk.steps, walk.links_followed == 0);
         let entered = walk.entered.into_iter();
@@ -359,23 +355,29 @@ impl Merger {
             .map(|(name, directory)| directory.ok_or_else(|| name.to_vec()))
             .collect();
         let directory = self.enter(entered, context.entry);
-        self.last_parent = is_plain.then(|| LastParent {
-            path: path.to_vec(),
-            directory,
-            steps,
-        });
+        self.last_parent.path.clear();
+        self.last_parent.path.extend_from_slice(path);
+        self.last_parent.directory = is_plain.then_some(directory);
+        self.last_parent.steps = steps;
         Ok(directory)
+    }
+
+    fn forget_last_parent(&mut self) {
+        self.last_parent.directory = None;
     }
 
     /// Where a walk leads, once the directories are made of which there is but the name.
     fn enter(&mut self, entered: Vec<Result<NodeId, Vec<u8>>>, implied_by: &Entry) -> NodeId {
         let (mtime, mtime_nsec) = (implied_by.mtime, implied_by.mtime_nsec);
         let mut at = ROOT;
-        for directory in entered {
-            at = directory
-                .unwrap_or_else(|name| self.attach(at, name, implied_directory(mtime, mtime_nsec)));
-            if let Some(own) = &mut self.own {
-                own.imply(at, implied_by);
+        for entered in entered {
+            at = entered.unwrap_or_else(|name| {
+                let id = self.tree.keep(&directory(implied(mtime, mtime_nsec)));
+                self.name(at, &name, self.tree.find(at, &name), id);
+                id
+            });
+            if self.tree.touched(at).is_none() {
+                self.tree.touch(at, Touched::Implied { mtime, mtime_nsec });
             }
         }
         at
@@ -391,9 +393,10 @@ impl Merger {
     fn walk<'a>(&'a self, path: &'a [u8], context: &Context<'_>) -> Result<Walk<'a>, MergeError> {
         let mut walk = Walk::new(path);
         while let Some(name) = walk.next_name() {
-            let child = walk.directory().and_then(|parent| self.child(parent, name));
-            match child.map(|id| (id, &self.nodes[id as usize].kind)) {
-                Some((id, NodeKind::Directory(_))) => walk.entered.push((name, Some(id))),
+            let parent = walk.directory();
+            let child = parent.and_then(|parent| self.tree.child(parent, name));
+            match child.map(|id| (id, self.tree.kind(id))) {
+                Some((id, NodeKind::Directory)) => walk.entered.push((name, Some(id))),
                 Some((_, NodeKind::Symlink(target))) => {
                     walk.follow(target).map_err(|Looped| context.loop_error())?
                 }
@@ -412,141 +415,64 @@ impl Merger {
         Ok(())
     }
 
-    fn child(&self, parent: NodeId, name: &[u8]) -> Option<NodeId> {
-        match &self.nodes[parent as usize].kind {
-            NodeKind::Directory(children) => children.get(name).copied(),
-            _ => None,
+    /// Gives `id` a name that was looked for, and takes it from who has it.
+    fn name(&mut self, parent: NodeId, name: &[u8], found: Found, id: NodeId) {
+        let old = self.tree.give(parent, name, found, id);
+        if old.is_some_and(|old| self.tree.is_directory(old)) {
+            self.forget_last_parent();
         }
-    }
-
-    fn is_directory(&self, id: NodeId) -> bool {
-        matches!(self.nodes[id as usize].kind, NodeKind::Directory(_))
-    }
-
-    fn attach(&mut self, parent: NodeId, name: Vec<u8>, node: Node) -> NodeId {
-        let id = self.nodes.len() as NodeId;
-        self.nodes.push(node);
-        self.name(parent, name, id);
-        id
-    }
-
-    /// Gives `id` a name, and takes it from who has it.
-    fn name(&mut self, parent: NodeId, name: Vec<u8>, id: NodeId) {
-        self.note_name(parent, &name);
-        let old = self.children_mut(parent).insert(name, id);
-        if old.is_some_and(|old| self.is_directory(old)) {
-            self.last_parent = None;
-        }
-    }
-
-    fn note_name(&mut self, parent: NodeId, name: &[u8]) {
-        if let Some(own) = &mut self.own {
-            own.add_name(parent, name);
-        }
-    }
-
-    fn children_mut(&mut self, id: NodeId) -> &mut BTreeMap<Vec<u8>, NodeId> {
-        match &mut self.nodes[id as usize].kind {
-            NodeKind::Directory(children) => children,
-            _ => unreachable!("only what `walk` found to be a directory comes here"),
-        }
-    }
-
-    fn drop_runtime_dirs(&mut self) {
-        let children = self.children_mut(ROOT);
-        for name in RUNTIME_DIRS {
-            children.remove(name);
-        }
-    }
-
-    fn add_runtime_dirs(&mut self) {
-        let root = &self.nodes[ROOT as usize];
-        let empty = Node {
-            kind: NodeKind::Directory(BTreeMap::new()),
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            xattrs: vec![],
-            ..root.clone()
-        };
-        for name in RUNTIME_DIRS {
-            self.attach(ROOT, name.to_vec(), empty.clone());
-        }
-    }
-
-    /// Drops replaced nodes and numbers the rest in breadth-first order, names sorted: the
-    /// numbering depends on the tree alone, not on the history of the layers.
-    fn into_reachable_nodes(mut self) -> Vec<Node> {
-        let mut new_id = vec![NodeId::MAX; self.nodes.len()];
-        let mut order = vec![ROOT];
-        new_id[ROOT as usize] = 0;
-        let mut next = 0;
-        while next < order.len() {
-            if let NodeKind::Directory(children) = &self.nodes[order[next] as usize].kind {
-                for &child in children.values() {
-                    if new_id[child as usize] == NodeId::MAX {
-                        new_id[child as usize] = order.len() as NodeId;
-                        order.push(child);
-                    }
-                }
-            }
-            next += 1;
-        }
-        for node in &mut self.nodes {
-            if let NodeKind::Directory(children) = &mut node.kind {
-                children
-                    .values_mut()
-                    .for_each(|child| *child = new_id[*child as usize]);
-            }
-        }
-        let mut nodes: Vec<Option<Node>> = self.nodes.into_iter().map(Some).collect();
-        let take = |old: NodeId| nodes[old as usize].take();
-        order.into_iter().filter_map(take).collect()
     }
 }
 
-fn implied_directory(mtime: i64, mtime_nsec: u32) -> Node {
-    let kind = NodeKind::Directory(BTreeMap::new());
-    Node {
-        kind,
+/// Of a directory that no entry describes.
+fn implied(mtime: i64, mtime_nsec: u32) -> Attributes {
+    Attributes {
         mode: 0o755,
         uid: 0,
         gid: 0,
         mtime,
         mtime_nsec,
-        xattrs: vec![],
     }
 }
 
-fn into_node(layer: usize, entry: Entry) -> Node {
-    let kind = match entry.kind {
+fn directory(attributes: Attributes) -> Node<'static> {
+    Node {
+        kind: NodeKind::Directory,
+        attributes,
+        xattrs: &[],
+    }
+}
+
+fn node_of(layer: usize, entry: &Entry) -> Node<'_> {
+    let kind = match &entry.kind {
         EntryKind::File { size, segments } => NodeKind::File {
             layer: layer as u16,
-            size,
+            size: *size,
             segments,
         },
-        EntryKind::Directory => NodeKind::Directory(BTreeMap::new()),
+        EntryKind::Directory => NodeKind::Directory,
         EntryKind::Symlink { target } => NodeKind::Symlink(target),
-        EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },
-        EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
+        &EntryKind::CharDevice { major, minor } => NodeKind::CharDevice { major, minor },
+        &EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
         EntryKind::Fifo => NodeKind::Fifo,
         EntryKind::Hardlink { .. } | EntryKind::Whiteout | EntryKind::Opaque => {
             unreachable!("handled before: these make no node of their own")
         }
     };
     // Linux gives every symbolic link mode 0777, whatever the tar says (symlink(7)).
-    let mode = if matches!(kind, NodeKind::Symlink(_)) {
-        0o777
-    } else {
-        entry.mode
+    let mode = match kind {
+        NodeKind::Symlink(_) => 0o777,
+        _ => entry.mode,
     };
     Node {
         kind,
-        mode,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime,
-        mtime_nsec: entry.mtime_nsec,
-        xattrs: entry.xattrs,
+        attributes: Attributes {
+            mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            mtime_nsec: entry.mtime_nsec,
+        },
+        xattrs: &entry.xattrs,
     }
 }

@@ -8,12 +8,16 @@ use crate::{
     head::{LayerRef, Part},
     header::{HEADER_LEN, Header, HeaderError},
     limits::{self, EntryBudget},
-    merge::{MergeError, merge},
+    merge::{MergeError, Merger},
     section::SeekTableError,
     tree::Tree,
     write::HEAD_PREFIX_LEN,
 };
-use std::panic::resume_unwind;
+use std::{
+    panic::resume_unwind,
+    sync::{Arc, mpsc},
+    thread,
+};
 
 /// Why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -126,43 +130,31 @@ impl<B: AsRef<[u8]>> Archive<B> {
 
     /// Decodes and checks the entries of layer `index`.
     pub fn entries(&self, index: usize) -> Result<Vec<Entry>, OpenError> {
-        self.entries_within(index, &mut EntryBudget::default())
-    }
-
-    fn entries_within(
-        &self,
-        index: usize,
-        budget: &mut EntryBudget,
-    ) -> Result<Vec<Entry>, OpenError> {
-        const WHAT: &str = "list of entries";
-        let part = &self.head.layers[index].entries;
-        let frame = self.frame(part);
-        let raw = codec::decompress_unchecked(WHAT, frame, part.raw_len, limits::TREE_BYTES_MAX)?;
-        let check_digest = || codec::check_digest(WHAT, &raw, &part.digest);
-        let (digest, entries) = beside(raw.len(), check_digest, || {
-            self.decode_entries(index, &raw, budget)
-        });
-        digest?;
+        let raw = self.raw_entries(index)?;
+        let digest = &self.head.layers[index].entries.digest;
+        let check_digest = || codec::check_digest(ENTRIES, &raw, digest);
+        let (checked, entries) =
+            beside(raw.len(), check_digest, || self.decode_entries(index, &raw));
+        checked?;
         entries
     }
 
+    fn raw_entries(&self, index: usize) -> Result<Vec<u8>, DecodeError> {
+        let part = &self.head.layers[index].entries;
+        let limit = limits::TREE_BYTES_MAX;
+        codec::decompress_unchecked(ENTRIES, self.frame(part), part.raw_len, limit)
+    }
+
     /// The decoder trusts no byte, checked by its digest or not: whoever writes an archive writes the digests, too.
-    fn decode_entries(
-        &self,
-        index: usize,
-        raw: &[u8],
-        budget: &mut EntryBudget,
-    ) -> Result<Vec<Entry>, OpenError> {
-        let entries = columns::decode_entries(raw, |entry| {
-            budget.admit(entry).map_err(|problem| problem.to_string())
-        })?;
-        check_entries(&self.head.layers[index], &entries).map_err(|(entry, problem)| {
-            OpenError::Entry {
-                layer: index,
-                path: String::from_utf8_lossy(&entry.path).into_owned(),
-                problem,
-            }
-        })?;
+    fn decode_entries(&self, index: usize, raw: &[u8]) -> Result<Vec<Entry>, OpenError> {
+        let mut budget = EntryBudget::default();
+        let mut checks = EntryChecks::new(index, &self.head.layers[index]);
+        let mut decoder = columns::Entries::new(raw)?;
+        let mut entries = Vec::new();
+        while let Some(entry) = decoder.next_entry()? {
+            checks.check(entry, &mut budget)?;
+            entries.push(entry.clone());
+        }
         Ok(entries)
     }
 
@@ -201,19 +193,53 @@ impl<B: AsRef<[u8]>> Archive<B> {
         }
     }
 
-    /// Lays the layers over each other.
+    /// Lays the layers over each other. What is decoded is merged while a second thread computes its digest: a list of
+    /// 125,000 entries takes longer to hash than to decode and merge.
     pub fn merge(&self) -> Result<Tree, OpenError> {
+        let lens = self.head.layers.iter().map(|layer| layer.entries.raw_len);
+        if lens.sum::<u64>() < WORTH_A_THREAD as u64 {
+            return self.merge_checking(|raw, digest| codec::check_digest(ENTRIES, raw, digest));
+        }
+        let (to_check, lists) = mpsc::channel::<(Arc<Vec<u8>>, Digest)>();
+        thread::scope(|scope| {
+            let checks = scope.spawn(move || {
+                lists
+                    .iter()
+                    .try_for_each(|(raw, digest)| codec::check_digest(ENTRIES, &raw, &digest))
+            });
+            let merged = self.merge_checking(|raw, digest| {
+                // Nobody listens any more when a digest was wrong, which is told below.
+                let _ = to_check.send((raw.clone(), *digest));
+                Ok(())
+            });
+            drop(to_check);
+            checks.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            merged
+        })
+    }
+
+    /// Lays the layers over each other, and hands each one's list of entries to `check` before it is decoded.
+    fn merge_checking(
+        &self,
+        check: impl Fn(&Arc<Vec<u8>>, &Digest) -> Result<(), DecodeError>,
+    ) -> Result<Tree, OpenError> {
         let mut budget = EntryBudget::default();
-        let layers = (0..self.head.layers.len())
-            .map(|index| self.entries_within(index, &mut budget))
-            .collect::<Result<Vec<_>, _>>()?;
-        let tar_sizes = self
-            .head
-            .layers
-            .iter()
-            .map(|layer| layer.tar_size)
-            .collect();
-        Ok(merge(layers, tar_sizes, self.head.runtime_dirs)?)
+        let mut merger = Merger::new();
+        for (index, layer) in self.head.layers.iter().enumerate() {
+            let raw = Arc::new(self.raw_entries(index)?);
+            check(&raw, &layer.entries.digest)?;
+            let mut checks = EntryChecks::new(index, layer);
+            let mut entries = columns::Entries::new(&raw)?;
+            merger.begin_layer(entries.left());
+            while let Some(entry) = entries.next_entry()? {
+                checks.check(entry, &mut budget)?;
+                merger.apply(entry)?;
+            }
+            merger.end_layer()?;
+        }
+        let layers = self.head.layers.iter();
+        let tar_sizes = layers.map(|layer| layer.tar_size).collect();
+        Ok(merger.finish(tar_sizes, self.head.runtime_dirs))
     }
 
     /// Decodes and checks everything.
@@ -256,6 +282,8 @@ impl<B: AsRef<[u8]>> Archive<B> {
     }
 }
 
+const ENTRIES: &str = "list of entries";
+
 /// Below this a thread takes longer to start than the digest takes to compute.
 const WORTH_A_THREAD: usize = 256 << 10;
 
@@ -269,7 +297,7 @@ fn beside<A: Send, B>(
     if bytes < WORTH_A_THREAD {
         return (aside(), here());
     }
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let aside = scope.spawn(aside);
         let here = here();
         let aside = aside.join();
@@ -350,24 +378,50 @@ fn decode_head(part: &[u8]) -> Result<Head, DecodeError> {
     codec::decode("head", &raw)
 }
 
-/// Checks all entries of a layer, and tells of the first that is wrong.
-fn check_entries<'a>(
-    layer: &LayerRef,
-    entries: &'a [Entry],
-) -> Result<(), (&'a Entry, &'static str)> {
-    // Entries of one directory stand together: what leads to it is checked with the first of them.
-    let mut checked: &[u8] = b"";
-    for entry in entries {
-        let (leading, name) = split_behind_slash(&entry.path);
-        let path = match leading == checked && !name.is_empty() {
-            true => check_name(name),
-            false => check_path(&entry.path),
-        };
-        checked = leading;
-        path.and_then(|()| check_entry(layer, entry))
-            .map_err(|problem| (entry, problem))?;
+/// Checks the entries of a layer, one after the other.
+struct EntryChecks<'a> {
+    index: usize,
+    layer: &'a LayerRef,
+    /// What leads to the entry before. Entries of one directory stand together: it is checked with the first of them.
+    checked: Vec<u8>,
+}
+
+impl<'a> EntryChecks<'a> {
+    fn new(index: usize, layer: &'a LayerRef) -> Self {
+        Self {
+            index,
+            layer,
+            checked: Vec::new(),
+        }
     }
-    Ok(())
+
+    /// Refuses an entry that makes no sense, or for which `budget` has no memory left.
+    fn check(&mut self, entry: &Entry, budget: &mut EntryBudget) -> Result<(), OpenError> {
+        let admitted = budget.admit(entry);
+        admitted.map_err(|problem| DecodeError::TooMany {
+            what: ENTRIES,
+            problem: problem.to_string(),
+        })?;
+        let checked = self
+            .check_path(&entry.path)
+            .and_then(|()| check_entry(self.layer, entry));
+        checked.map_err(|problem| OpenError::Entry {
+            layer: self.index,
+            path: String::from_utf8_lossy(&entry.path).into_owned(),
+            problem,
+        })
+    }
+
+    fn check_path(&mut self, path: &[u8]) -> Result<(), &'static str> {
+        let (leading, name) = split_behind_slash(path);
+        if leading == self.checked && !name.is_empty() {
+            return check_name(name);
+        }
+        check_path(path)?;
+        self.checked.clear();
+        self.checked.extend_from_slice(leading);
+        Ok(())
+    }
 }
 
 /// What leads to the last component, its slash included, and the component.

@@ -1,25 +1,49 @@
 //! The merged tree of an image: what a container would see, before it is written as EROFS.
+//!
+//! A tree is some vectors whose items name each other by position, so that one of a hundred thousand files is made, and
+//! freed, with a few dozen allocations.
+//!
+//! ```text
+//! nodes     │ root │ a │ b │ c │ ...                    breadth first, names sorted
+//! children  │ of root: (name, node) ... │ of a: ... │   in the order of the nodes, names sorted
+//! store     │ names and link targets │   │ segments │   │ extended attributes │
+//! ```
+
+mod builder;
+mod index;
+mod store;
 
 use crate::{Segment, Xattr};
-use std::collections::BTreeMap;
+pub use builder::TreeBuilder;
+pub(crate) use builder::{Found, Touched};
+use store::{Run, Store, Stored, StoredKind};
 
-/// Index of a node in [`Tree::nodes`].
+/// Number of a node within its tree; the root directory is 0.
 pub type NodeId = u32;
 
-/// An image's files. Node 0 is the root directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An image's files, made by [`merge`](crate::merge()) or a [`TreeBuilder`].
+#[derive(Debug)]
 pub struct Tree {
-    /// All nodes; hard links are one node with several names.
-    pub nodes: Vec<Node>,
-    /// Uncompressed size in bytes of each layer's tar, in the image's order: the EROFS devices.
-    pub layer_tar_sizes: Vec<u64>,
+    nodes: Vec<Stored>,
+    children: Vec<Child>,
+    store: Store,
+    layer_tar_sizes: Vec<u64>,
 }
 
-/// One inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+/// One inode. Hard links are one node with several names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node<'a> {
     /// What the node is.
-    pub kind: NodeKind,
+    pub kind: NodeKind<'a>,
+    /// Who may do what with it, and when it was changed.
+    pub attributes: Attributes,
+    /// Extended attributes, sorted by name.
+    pub xattrs: &'a [Xattr],
+}
+
+/// What `chmod`, `chown` and `utimensat` set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
     /// The twelve permission bits.
     pub mode: u16,
     /// Owner.
@@ -30,16 +54,13 @@ pub struct Node {
     pub mtime: i64,
     /// Nanoseconds within the second.
     pub mtime_nsec: u32,
-    /// Extended attributes, sorted by name.
-    pub xattrs: Vec<Xattr>,
 }
 
 /// The kinds of nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeKind {
-    /// A directory: name → node. Names are non-empty, at most 255 bytes, without `/` and NUL,
-    /// and never `.` or `..`.
-    Directory(BTreeMap<Vec<u8>, NodeId>),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeKind<'a> {
+    /// A directory; see [`Tree::children`].
+    Directory,
     /// A regular file whose bytes lie in layer `layer` (index into the image's layer list).
     File {
         /// The layer that holds the content.
@@ -47,10 +68,10 @@ pub enum NodeKind {
         /// Size in bytes.
         size: u64,
         /// Where the bytes lie; see [`crate::EntryKind::File`].
-        segments: Vec<Segment>,
+        segments: &'a [Segment],
     },
     /// A symbolic link with its target.
-    Symlink(Vec<u8>),
+    Symlink(&'a [u8]),
     /// A character device.
     CharDevice {
         /// Major number.
@@ -69,26 +90,55 @@ pub enum NodeKind {
     Fifo,
 }
 
+/// A name in a directory.
+#[derive(Debug, Clone, Copy)]
+struct Child {
+    name: Run,
+    node: NodeId,
+}
+
 impl Tree {
+    /// Uncompressed size in bytes of each layer's tar, in the image's order: the EROFS devices.
+    pub fn layer_tar_sizes(&self) -> &[u64] {
+        &self.layer_tar_sizes
+    }
+
+    /// How many nodes there are; their numbers are those below.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The node with this number, which must be one.
+    pub fn node(&self, id: NodeId) -> Node<'_> {
+        self.store.view(&self.nodes[id as usize])
+    }
+
+    /// The names in a directory and what they name, sorted; nothing if the node is no directory.
+    pub fn children(&self, id: NodeId) -> impl Iterator<Item = (&[u8], NodeId)> + Clone {
+        let children = self.children_of(id).iter();
+        children.map(|child| (self.store.text(child.name), child.node))
+    }
+
     /// The node at `path` (components separated by `/`, no leading slash; empty for the root).
     /// Symbolic links are not followed.
     pub fn lookup(&self, path: &[u8]) -> Option<NodeId> {
-        let mut id = 0;
-        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-            match &self.nodes[id as usize].kind {
-                NodeKind::Directory(children) => id = *children.get(name)?,
-                _ => return None,
-            }
+        let mut names = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
+        names.try_fold(0, |id, name| {
+            let children = self.children_of(id);
+            let found = children.binary_search_by(|child| self.store.text(child.name).cmp(name));
+            found.ok().map(|at| children[at].node)
+        })
+    }
+
+    fn children_of(&self, id: NodeId) -> &[Child] {
+        match self.nodes[id as usize].kind {
+            StoredKind::Directory(run) => run.of(&self.children),
+            _ => &[],
         }
-        Some(id)
     }
 
     /// How many names there are, the root not counted; a hard link counts once per name.
     pub fn name_count(&self) -> u64 {
-        let children = |node: &Node| match &node.kind {
-            NodeKind::Directory(children) => children.len() as u64,
-            _ => 0,
-        };
-        self.nodes.iter().map(children).sum()
+        self.children.len() as u64
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::{digest_of, layer_content::layer_content, reuse::find_section};
 use clip_archive::{
-    Archive, ArchiveWriter, Digest, LayerSection, RuntimeDirs, Summary, head::Indexer,
-    write::ImageInfo,
+    Archive, ArchiveWriter, Digest, LayerSection, RuntimeDirs, Summary, erofs::ImageWriter,
+    head::Indexer, write::ImageInfo,
 };
 use clip_index::{
     INDEXER_VERSION, IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo,
@@ -327,6 +327,6 @@ fn write_archive(
     let (summary, tree) = archive
         .and_then(|archive| archive.verify_and_merge())
         .map_err(|error| IndexError::Tree(error.to_string()))?;
-    clip_archive::erofs::write(&tree).map_err(|error| IndexError::Tree(error.to_string()))?;
+    ImageWriter::new(&tree).map_err(|error| IndexError::Tree(error.to_string()))?;
     Ok((bytes, summary))
 }

@@ -3,7 +3,7 @@
 use crate::state_dir::StateDir;
 use clip_archive::{
     Archive, Digest, LayerRef, OpenError, StartProfile,
-    erofs::{self, Image},
+    erofs::{self, Image, ImageWriter},
     profile::Touch,
 };
 use clip_cache::{CacheLimits, CacheStats, LayerReader, LayerSpec, SpanCache};
@@ -14,7 +14,7 @@ use clip_registry::{
 use std::{
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -219,15 +219,11 @@ impl Node {
             source: Box::new(source),
         };
         let tree = archive.merge().map_err(archive_error)?;
-        let bytes = erofs::write(&tree).map_err(|source| OpenImageError::Tree {
+        let writer = ImageWriter::new(&tree).map_err(|source| OpenImageError::Tree {
             path: archive_path.to_owned(),
             source,
         })?;
-        let kept = std::thread::scope(|scope| {
-            // A large tree takes as long to free as its image to write.
-            scope.spawn(|| drop(tree));
-            self.keep_tree(&path, &bytes)
-        });
+        let kept = self.keep_tree(&path, &writer);
         kept.map_err(|source| OpenImageError::State {
             path: path.clone(),
             source,
@@ -239,11 +235,12 @@ impl Node {
     }
 
     /// Writes an expanded tree. It need not have reached the disk: whoever opens it checks every byte.
-    fn keep_tree(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        match StateDir::write_unsynced(path, bytes) {
+    fn keep_tree(&self, path: &Path, tree: &ImageWriter<'_>) -> io::Result<()> {
+        let content = |file: &File| tree.write_at(|at, bytes| file.write_all_at(bytes, at));
+        match StateDir::write_unsynced(path, content) {
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 self.cache.make_room();
-                StateDir::write_unsynced(path, bytes)
+                StateDir::write_unsynced(path, content)
             }
             written => written,
         }

@@ -74,34 +74,39 @@ impl StateDir {
 
     /// Writes a file so that it is there whole or not at all, whoever is killed whenever.
     pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-        write_whole(path, bytes, File::sync_data)
+        write_whole(path, &|mut file| {
+            file.write_all(bytes)?;
+            file.sync_data()
+        })
     }
 
     /// The same for a file whose readers check it: only while the machine runs is it whole or not at all. The disk may
     /// take its time, which for a large tree is longer than making it.
-    pub fn write_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-        write_whole(path, bytes, |_| Ok(()))
+    pub fn write_unsynced(
+        path: &Path,
+        content: impl Fn(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        write_whole(path, &content)
     }
 }
 
-/// How a file reaches the disk before it gets its name.
-type Sync = fn(&File) -> io::Result<()>;
+/// What makes the content of a file before it gets its name. It may be asked twice.
+type Content<'a> = &'a dyn Fn(&File) -> io::Result<()>;
 
-fn write_whole(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
+fn write_whole(path: &Path, content: Content<'_>) -> io::Result<()> {
     // Not every filesystem has files without a name (NFS), nor every sandbox a /proc.
-    write_unnamed(path, bytes, sync).or_else(|_| write_renamed(path, bytes, sync))
+    write_unnamed(path, content).or_else(|_| write_renamed(path, content))
 }
 
 /// The file gets its name when it is complete, so a kill before leaves nothing.
-fn write_unnamed(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
+fn write_unnamed(path: &Path, content: Content<'_>) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut file = File::options()
+    let file = File::options()
         .write(true)
         .custom_flags(nix::libc::O_TMPFILE)
         .mode(0o666)
         .open(dir.unwrap_or(Path::new(".")))?;
-    file.write_all(bytes)?;
-    sync(&file)?;
+    content(&file)?;
     let link = |name: &Path| {
         let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
         linkat(
@@ -129,7 +134,7 @@ fn write_unnamed(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
     std::fs::rename(&between, path)
 }
 
-fn write_renamed(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
+fn write_renamed(path: &Path, content: Content<'_>) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let unique = format!(
         "{}.{}.tmp",
@@ -138,9 +143,7 @@ fn write_renamed(path: &Path, bytes: &[u8], sync: Sync) -> io::Result<()> {
     );
     let temporary = path.with_extension(unique);
     let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        sync(&file)?;
+        content(&File::create(&temporary)?)?;
         std::fs::rename(&temporary, path)
     };
     write().inspect_err(|_| {
@@ -157,14 +160,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image.clip");
         std::fs::write(dir.path().join("image.new"), "left by a killed writer").unwrap();
-        for (content, write) in [
-            ("first", StateDir::write as fn(&Path, &[u8]) -> _),
-            ("second", StateDir::write),
-            ("third", StateDir::write_unsynced),
-        ] {
-            write(&path, content.as_bytes()).unwrap();
+        for content in ["first", "second"] {
+            StateDir::write(&path, content.as_bytes()).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         }
+        StateDir::write_unsynced(&path, |mut file| file.write_all(b"third")).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "third");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -76,34 +76,59 @@ pub fn encode_entries(entries: &[Entry]) -> Vec<u8> {
     writer.columns.finish(entries.len())
 }
 
-/// Decodes what [`encode_entries`] made. `admit` can refuse an entry before memory is taken for the rest.
-pub fn decode_entries(
-    bytes: &[u8],
-    mut admit: impl FnMut(&Entry) -> Result<(), String>,
-) -> Result<Vec<Entry>, DecodeError> {
-    let mut reader = EntryReader {
-        columns: Reader::new(WHAT, bytes, limits::ENTRIES_MAX as u64)?,
-        access: Repeated::new(),
-        mtimes: Repeated::new(),
-        tar: Tar::default(),
-    };
-    let mut entries: Vec<Entry> = Vec::new();
-    for _ in 0..reader.columns.count {
-        let path = entries.last().map_or(&[][..], |entry| &entry.path);
-        let entry = reader.entry(path)?;
-        let admitted = admit(&entry);
-        admitted.map_err(|problem| DecodeError::TooMany {
-            what: WHAT,
-            problem,
-        })?;
-        entries.push(entry);
+/// Decodes what [`encode_entries`] made, one entry after the other into the same memory.
+#[derive(Debug)]
+pub struct Entries<'a> {
+    reader: EntryReader<'a>,
+    left: u64,
+    entry: Entry,
+}
+
+impl<'a> Entries<'a> {
+    /// Looks only at how many entries there are.
+    pub fn new(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let columns = Reader::new(WHAT, bytes, limits::ENTRIES_MAX as u64)?;
+        Ok(Self {
+            left: columns.count,
+            reader: EntryReader {
+                columns,
+                access: Repeated::new(),
+                mtimes: Repeated::new(),
+                tar: Tar::default(),
+            },
+            entry: Entry {
+                path: Vec::new(),
+                kind: EntryKind::Fifo,
+                mode: 0,
+                uid: 0,
+                gid: 0,
+                mtime: 0,
+                mtime_nsec: 0,
+                xattrs: Vec::new(),
+            },
+        })
     }
-    reader.columns.finish()?;
-    Ok(entries)
+
+    /// How many entries are still to come, if the bytes keep their promise.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The next entry. Behind the last nothing may follow.
+    pub fn next_entry(&mut self) -> Result<Option<&Entry>, DecodeError> {
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                self.reader.read(&mut self.entry)?;
+                Ok(Some(&self.entry))
+            }
+            None => self.reader.columns.finish().map(|()| None),
+        }
+    }
 }
 
 /// Follows the tar, to say where the next member's bytes should begin.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Tar {
     /// The end of what was passed so far.
     at: u64,
@@ -224,6 +249,7 @@ impl EntryWriter {
     }
 }
 
+#[derive(Debug)]
 struct EntryReader<'a> {
     columns: Reader<'a, COLUMNS>,
     access: Repeated<Access>,
@@ -232,45 +258,41 @@ struct EntryReader<'a> {
 }
 
 impl EntryReader<'_> {
-    fn entry(&mut self, path_before: &[u8]) -> Result<Entry, DecodeError> {
+    /// Reads the entry that follows upon `entry` in its place.
+    fn read(&mut self, entry: &mut Entry) -> Result<(), DecodeError> {
         let code = self.columns.byte(KIND)?;
-        let path = self.path(path_before)?;
-        let (mode, uid, gid) = self.access()?;
-        let mtime = self.mtime()?;
-        let mtime_nsec = match code & HAS_NANOSECONDS {
+        self.path(&mut entry.path)?;
+        (entry.mode, entry.uid, entry.gid) = self.access()?;
+        entry.mtime = self.mtime()?;
+        entry.mtime_nsec = match code & HAS_NANOSECONDS {
             0 => 0,
             _ => self.columns.small(NANOSECONDS)?,
         };
-        let xattrs = match code & HAS_XATTRS {
+        entry.xattrs = match code & HAS_XATTRS {
             0 => Vec::new(),
             _ => self.xattrs()?,
         };
-        let kind = self.kind(code & !(HAS_NANOSECONDS | HAS_XATTRS))?;
-        self.tar.pass(&kind);
-        Ok(Entry {
-            path,
-            kind,
-            mode,
-            uid,
-            gid,
-            mtime,
-            mtime_nsec,
-            xattrs,
-        })
+        self.kind(code & !(HAS_NANOSECONDS | HAS_XATTRS), &mut entry.kind)?;
+        self.tar.pass(&entry.kind);
+        Ok(())
     }
 
-    fn path(&mut self, before: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    /// Turns the path of the entry before into this one's.
+    fn path(&mut self, path: &mut Vec<u8>) -> Result<(), DecodeError> {
         let shared: usize = self.columns.small(PATH_SHARED)?;
         let rest = self.columns.text(PATH_REST)?;
-        let shared = before.get(..shared);
-        let shared = shared.ok_or_else(|| self.columns.malformed())?;
-        if shared.len() + rest.len() > limits::PATH_BYTES_MAX {
+        if shared > path.len() {
+            return Err(self.columns.malformed());
+        }
+        if shared + rest.len() > limits::PATH_BYTES_MAX {
             return Err(DecodeError::TooMany {
                 what: WHAT,
                 problem: "a path is longer than 4,096 bytes".to_owned(),
             });
         }
-        Ok([shared, rest].concat())
+        path.truncate(shared);
+        path.extend_from_slice(rest);
+        Ok(())
     }
 
     fn access(&mut self) -> Result<Access, DecodeError> {
@@ -311,9 +333,10 @@ impl EntryReader<'_> {
         Ok(xattrs)
     }
 
-    fn kind(&mut self, code: u8) -> Result<EntryKind, DecodeError> {
-        Ok(match code {
-            kind::FILE => self.file()?,
+    /// `kind` is that of the entry before: most entries are files, whose segments find their memory there.
+    fn kind(&mut self, code: u8, kind: &mut EntryKind) -> Result<(), DecodeError> {
+        *kind = match code {
+            kind::FILE => self.file(emptied(kind))?,
             kind::FILE_IN_PIECES => self.file_in_pieces()?,
             kind::DIRECTORY => EntryKind::Directory,
             kind::SYMLINK => EntryKind::Symlink {
@@ -334,12 +357,12 @@ impl EntryReader<'_> {
             kind::WHITEOUT => EntryKind::Whiteout,
             kind::OPAQUE => EntryKind::Opaque,
             _ => return Err(self.columns.malformed()),
-        })
+        };
+        Ok(())
     }
 
-    fn file(&mut self) -> Result<EntryKind, DecodeError> {
+    fn file(&mut self, mut segments: Vec<Segment>) -> Result<EntryKind, DecodeError> {
         let size = self.columns.number(SIZE)?;
-        let mut segments = Vec::new();
         if size > 0 {
             let difference = self.columns.signed(PLACE)?;
             segments.push(Segment {
@@ -366,5 +389,16 @@ impl EntryReader<'_> {
             });
         }
         Ok(EntryKind::File { size, segments })
+    }
+}
+
+/// A list of segments to be filled, in the memory of that of the file before.
+fn emptied(kind: &mut EntryKind) -> Vec<Segment> {
+    match kind {
+        EntryKind::File { segments, .. } => {
+            segments.clear();
+            std::mem::take(segments)
+        }
+        _ => Vec::new(),
     }
 }

@@ -9,23 +9,19 @@
 
 use super::format::{BLOCK, DIRENT_LEN, NAME_MAX, put, u16_at, u64_at};
 use super::{FileType, Nid, ReadError};
-use crate::tree::NodeId;
+use crate::tree::{NodeId, Tree};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 /// The entries of a directory as they are stored, "." and ".." in their places.
 pub(super) fn entries(
-    children: &BTreeMap<Vec<u8>, NodeId>,
+    tree: &Tree,
     itself: NodeId,
     parent: NodeId,
 ) -> impl Iterator<Item = (&[u8], NodeId)> {
     let mut dots = [(b".".as_slice(), itself), (b"..", parent)]
         .into_iter()
         .peekable();
-    let mut children = children
-        .iter()
-        .map(|(name, &node)| (name.as_slice(), node))
-        .peekable();
+    let mut children = tree.children(itself).peekable();
     std::iter::from_fn(move || match (dots.peek(), children.peek()) {
         (Some(dot), Some(child)) if child.0 < dot.0 => children.next(),
         (Some(_), _) => dots.next(),
@@ -250,12 +246,16 @@ impl<'a> Iterator for ReadDir<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::{Attributes, TreeBuilder};
 
     #[test]
     fn the_dots_stand_where_their_bytes_belong() {
-        let names: [&[u8]; 5] = [b"\x01", b"-", b".-", b".a", b"a"];
-        let children = names.iter().map(|name| (name.to_vec(), 7)).collect();
-        let stored: Vec<&[u8]> = entries(&children, 1, 2).map(|(name, _)| name).collect();
+        let mut tree = TreeBuilder::new(Attributes::default());
+        for name in [b"\x01".as_slice(), b"-", b".-", b".a", b"a"] {
+            tree.link(0, name, 0);
+        }
+        let tree = tree.finish(vec![]);
+        let stored: Vec<&[u8]> = entries(&tree, 0, 0).map(|(name, _)| name).collect();
         let expected: [&[u8]; 7] = [b"\x01", b"-", b".", b".-", b"..", b".a", b"a"];
         assert_eq!(stored, expected);
         assert!(stored.is_sorted());

@@ -1,5 +1,7 @@
 //! The on-disk structures of EROFS, as far as the tar-index form uses them.
 
+use std::ops::Range;
+
 /// Bytes of a block: a tar member's alignment.
 pub(super) const BLOCK: usize = 512;
 /// [`BLOCK`] as a power of two.
@@ -64,10 +66,8 @@ pub(super) enum SuperblockError {
 }
 
 impl Superblock {
-    /// Writes the superblock and its checksum into the image. Everything else within the
-    /// superblock's 512-byte block must be final.
-    pub fn encode(&self, image: &mut [u8]) {
-        let sb = &mut image[SUPERBLOCK_AT..SUPERBLOCK_AT + BLOCK];
+    /// Writes the superblock and its checksum into its 512-byte block, in which everything else must be final.
+    pub fn encode(&self, sb: &mut [u8; BLOCK]) {
         put(sb, 0, &MAGIC.to_le_bytes());
         put(sb, 4, &[0; 4]);
         put(sb, 8, &COMPAT_MTIME.to_le_bytes()); // not SB_CHKSUM: see `checksum`
@@ -131,15 +131,55 @@ fn checksum(block: &[u8]) -> u32 {
 /// The volume's UUID: CRC-32Cs of the four quarters of everything behind the superblock's block.
 /// It tells images apart (overlayfs, `statfs`) and bit rot from an intact file.
 pub(super) fn content_uuid(image: &[u8]) -> [u8; 16] {
-    let content = &image[(SUPERBLOCK_AT + BLOCK).min(image.len())..];
-    let quarter = content.len().div_ceil(4);
+    summed_uuid(image.len(), sums(image.len(), 0, image).collect())
+}
+
+/// The CRC-32C of a part of an image that lies in one quarter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sum {
+    at: usize,
+    len: usize,
+    crc: u32,
+}
+
+/// The sums of `part`, which lies at `at` in an image of `len` bytes.
+pub(super) fn sums(len: usize, at: usize, part: &[u8]) -> impl Iterator<Item = Sum> {
+    quarters(len).into_iter().filter_map(move |quarter| {
+        let start = quarter.start.max(at);
+        let end = quarter.end.min(at + part.len());
+        (start < end).then(|| Sum {
+            at: start,
+            len: end - start,
+            crc: crc32c::crc32c(&part[start - at..end - at]),
+        })
+    })
+}
+
+/// [`content_uuid`] of an image of `len` bytes from the sums of all its parts.
+pub(super) fn summed_uuid(len: usize, mut sums: Vec<Sum>) -> [u8; 16] {
+    sums.sort_unstable_by_key(|sum| sum.at);
     let mut uuid = [0; 16];
-    for (i, sum) in uuid.chunks_exact_mut(4).enumerate() {
-        let start = (i * quarter).min(content.len());
-        let end = (start + quarter).min(content.len());
-        sum.copy_from_slice(&crc32c::crc32c(&content[start..end]).to_le_bytes());
+    for (quarter, out) in quarters(len).into_iter().zip(uuid.chunks_exact_mut(4)) {
+        let parts = sums.iter().filter(|sum| quarter.contains(&sum.at));
+        let crc = parts
+            .copied()
+            .reduce(|before, sum| Sum {
+                crc: crc32c::crc32c_combine(before.crc, sum.crc, sum.len),
+                ..before
+            })
+            .map_or(0, |sum| sum.crc);
+        out.copy_from_slice(&crc.to_le_bytes());
     }
     uuid
+}
+
+fn quarters(len: usize) -> [Range<usize>; 4] {
+    let first = (SUPERBLOCK_AT + BLOCK).min(len);
+    let quarter = (len - first).div_ceil(4);
+    std::array::from_fn(|i| {
+        let border = |i: usize| (first + i * quarter).min(len);
+        border(i)..border(i + 1)
+    })
 }
 
 /// How an inode's data is stored.

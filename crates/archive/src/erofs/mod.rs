@@ -29,7 +29,7 @@ mod xattr;
 pub use chunk::{Extent, Extents, Place};
 pub use dir::{DirEntry, ReadDir};
 pub use reader::{Image, Inode, ReadError};
-pub use writer::{WriteError, write};
+pub use writer::{ImageWriter, WriteError, write};
 pub use xattr::{XattrEntry, Xattrs};
 
 /// Identity of a node within one image: the position of its inode in units of 32 bytes.

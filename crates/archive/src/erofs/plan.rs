@@ -13,6 +13,7 @@ use super::format::{
 use super::{FileType, Nid, WriteError, xattr};
 use crate::limits::{LAYERS_MAX, TAR_BYTES_MAX, TARGET_BYTES_MAX};
 use crate::tree::{Node, NodeId, NodeKind, Tree};
+use std::ops::Range;
 
 /// Chunk indexes in one image: 64 MiB of them. Only sparse files have more than one, and a file
 /// that is full of small holes could otherwise outgrow any memory.
@@ -50,16 +51,36 @@ pub(super) struct Plan {
     pub spots: Vec<Spot>,
     /// The nodes in the order of their spots; the root is first.
     pub order: Vec<NodeId>,
+    /// The image in pieces, in the order of the nodes.
+    pub pieces: Vec<Piece>,
     /// Position of the data area.
     pub data_at: usize,
     /// Bytes of the whole image.
     pub len: usize,
+    /// Whether any node has extended attributes.
+    pub has_xattrs: bool,
 }
+
+/// Neighbours in the order of the nodes, which are written together: two runs of the image's bytes. The first piece
+/// has what lies before all inodes, too, and the last one the padding of both areas.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Piece {
+    /// In [`Plan::order`].
+    pub nodes: Range<usize>,
+    /// Their inodes, as positions in the image.
+    pub inodes: Range<usize>,
+    /// Their blocks within the data area.
+    pub blocks: Range<usize>,
+}
+
+/// What a piece has of either area, at least: little enough to stay in a processor's cache until it is written, large
+/// enough that joining the pieces' checksums, 40 µs each, takes no time to speak of.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl Plan {
     /// Plans an image of `tree`.
     pub fn new(tree: &Tree) -> Result<Self, WriteError> {
-        check_layers(&tree.layer_tar_sizes)?;
+        check_layers(tree.layer_tar_sizes())?;
         let nowhere = Spot {
             at: 0,
             size: 0,
@@ -72,22 +93,27 @@ impl Plan {
         };
         let mut planner = Planner {
             tree,
-            spots: vec![nowhere; tree.nodes.len()],
-            order: Vec::with_capacity(tree.nodes.len()),
-            cursor: DEVICE_TABLE_AT + tree.layer_tar_sizes.len() * DEVICE_SLOT_LEN,
+            spots: vec![nowhere; tree.node_count()],
+            order: Vec::with_capacity(tree.node_count()),
+            cursor: DEVICE_TABLE_AT + tree.layer_tar_sizes().len() * DEVICE_SLOT_LEN,
             data_blocks: 0,
             chunks: 0,
+            pieces: Vec::new(),
+            has_xattrs: false,
         };
         planner.walk()?;
         let data_at = round_up(planner.cursor, BLOCK);
         // Whole pages: what lies behind the end of a backing file is nobody's business.
         let len = round_up(data_at + planner.data_blocks * BLOCK, 4096);
         u32::try_from(len / BLOCK).map_err(|_| WriteError::ImageTooLarge)?;
+        planner.end_piece(data_at, (len - data_at) / BLOCK);
         Ok(Self {
             spots: planner.spots,
             order: planner.order,
+            pieces: planner.pieces,
             data_at,
             len,
+            has_xattrs: planner.has_xattrs,
         })
     }
 }
@@ -115,39 +141,25 @@ struct Planner<'a> {
     cursor: usize,
     data_blocks: usize,
     chunks: u64,
+    pieces: Vec<Piece>,
+    has_xattrs: bool,
 }
 
-impl<'a> Planner<'a> {
+impl Planner<'_> {
     fn walk(&mut self) -> Result<(), WriteError> {
         const ROOT: NodeId = 0;
-        let root = self
-            .tree
-            .nodes
-            .first()
-            .ok_or(WriteError::RootIsNotADirectory)?;
-        if !matches!(root.kind, NodeKind::Directory(_)) {
-            return Err(WriteError::RootIsNotADirectory);
-        }
-        self.place(ROOT, root, ROOT)?;
+        self.place(ROOT, &self.tree.node(ROOT), ROOT)?;
         let mut pending = vec![ROOT];
         while let Some(directory) = pending.pop() {
-            let tree = self.tree;
-            let NodeKind::Directory(children) = &tree.nodes[directory as usize].kind else {
-                continue;
-            };
             let mine = pending.len();
-            for (name, &child) in children {
+            for (name, child) in self.tree.children(directory) {
                 if !is_valid_name(name) {
                     return Err(WriteError::InvalidName { directory });
                 }
-                let node = tree.nodes.get(child as usize);
-                let node = node.ok_or(WriteError::NoSuchNode {
-                    directory,
-                    node: child,
-                })?;
-                let is_directory = matches!(node.kind, NodeKind::Directory(_));
+                let node = self.tree.node(child);
+                let is_directory = node.kind == NodeKind::Directory;
                 if self.spots[child as usize].at == 0 {
-                    self.place(child, node, directory)?;
+                    self.place(child, &node, directory)?;
                 } else if is_directory {
                     return Err(WriteError::DirectoryHasTwoNames { node: child });
                 } else {
@@ -164,12 +176,12 @@ impl<'a> Planner<'a> {
     }
 
     /// Gives `node` the next spot.
-    fn place(&mut self, id: NodeId, node: &Node, parent: NodeId) -> Result<(), WriteError> {
-        if node.mtime_nsec >= 1_000_000_000 {
+    fn place(&mut self, id: NodeId, node: &Node<'_>, parent: NodeId) -> Result<(), WriteError> {
+        if node.attributes.mtime_nsec >= 1_000_000_000 {
             return Err(WriteError::InvalidTime { node: id });
         }
         let xattrs_len =
-            xattr::encoded_len(&node.xattrs).ok_or(WriteError::XattrsTooLarge { node: id })?;
+            xattr::encoded_len(node.xattrs).ok_or(WriteError::XattrsTooLarge { node: id })?;
         let start = round_up(self.cursor, INODE_SLOT);
         let header = INODE_LEN + xattrs_len;
         let mut spot = Spot {
@@ -183,10 +195,10 @@ impl<'a> Planner<'a> {
             chunk_bits: 0,
         };
         let mut end = start + header;
-        match &node.kind {
-            NodeKind::Directory(children) => {
+        match node.kind {
+            NodeKind::Directory => {
                 let mut packing = Packing::default();
-                for (name, _) in entries(children, id, parent) {
+                for (name, _) in entries(self.tree, id, parent) {
                     packing.add(name);
                 }
                 spot.nlink = 2;
@@ -203,9 +215,9 @@ impl<'a> Planner<'a> {
                 size,
                 segments,
             } => {
-                spot.size = *size;
-                if *size > 0 {
-                    let map = self.chunk_map(id, *layer, *size, segments)?;
+                spot.size = size;
+                if size > 0 {
+                    let map = self.chunk_map(id, layer, size, segments)?;
                     spot.layout = DataLayout::Chunks;
                     spot.chunk_bits = map.bits;
                     // Bounded by CHUNKS_MAX, so it fits.
@@ -213,8 +225,7 @@ impl<'a> Planner<'a> {
                 }
             }
             NodeKind::CharDevice { major, minor } | NodeKind::BlockDevice { major, minor } => {
-                if encode_device(*major, *minor).is_none() {
-                    let (major, minor) = (*major, *minor);
+                if encode_device(major, minor).is_none() {
                     return Err(WriteError::InvalidDevice {
                         node: id,
                         major,
@@ -225,9 +236,27 @@ impl<'a> Planner<'a> {
             NodeKind::Fifo => {}
         }
         self.cursor = end;
+        self.has_xattrs |= xattrs_len > 0;
         self.spots[id as usize] = spot;
         self.order.push(id);
+        let ended = self.pieces.last().cloned().unwrap_or_default();
+        if self.cursor.saturating_sub(ended.inodes.end) >= PIECE_BYTES
+            || self.data_blocks - ended.blocks.end >= PIECE_BYTES / BLOCK
+        {
+            // On the next inode's border, so that alignment within a piece is that within the image.
+            self.end_piece(round_up(self.cursor, INODE_SLOT), self.data_blocks);
+        }
         Ok(())
+    }
+
+    /// Makes a piece of the nodes behind the last one, whose areas end here.
+    fn end_piece(&mut self, inodes_end: usize, blocks_end: usize) {
+        let before = self.pieces.last().cloned().unwrap_or_default();
+        self.pieces.push(Piece {
+            nodes: before.nodes.end..self.order.len(),
+            inodes: before.inodes.end..inodes_end,
+            blocks: before.blocks.end..blocks_end,
+        });
     }
 
     /// Decides where `size` bytes of a directory or link go, and returns where the inode ends.
@@ -269,7 +298,7 @@ impl<'a> Planner<'a> {
     ) -> Result<ChunkMap, WriteError> {
         let tar_size = *self
             .tree
-            .layer_tar_sizes
+            .layer_tar_sizes()
             .get(usize::from(layer))
             .ok_or(WriteError::NoSuchLayer { node, layer })?;
         if size > i64::MAX as u64 {
@@ -300,9 +329,9 @@ fn is_valid_name(name: &[u8]) -> bool {
 }
 
 /// The type of a node.
-pub(super) fn file_type(kind: &NodeKind) -> FileType {
+pub(super) fn file_type(kind: &NodeKind<'_>) -> FileType {
     match kind {
-        NodeKind::Directory(_) => FileType::Directory,
+        NodeKind::Directory => FileType::Directory,
         NodeKind::File { .. } => FileType::Regular,
         NodeKind::Symlink(_) => FileType::Symlink,
         NodeKind::CharDevice { .. } => FileType::CharDevice,

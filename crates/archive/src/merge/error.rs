@@ -48,6 +48,17 @@ pub enum MergeError {
         /// The entry.
         path: String,
     },
+    /// More text in names and link targets than an image may have.
+    #[error(
+        "layer {layer}: {path:?}: with it the image's names and link targets have more than {} bytes",
+        limits::TREE_TEXT_MAX
+    )]
+    TooMuchText {
+        /// Which layer, base = 0.
+        layer: usize,
+        /// The entry.
+        path: String,
+    },
     /// The image's root is not a directory.
     #[error("layer {layer} has an entry for the root that is not a directory")]
     Root {
@@ -85,6 +96,13 @@ impl Context<'_> {
 
     pub fn too_many_nodes(&self) -> MergeError {
         MergeError::TooManyNodes {
+            layer: self.layer,
+            path: lossy(&self.entry.path),
+        }
+    }
+
+    pub fn too_much_text(&self) -> MergeError {
+        MergeError::TooMuchText {
             layer: self.layer,
             path: lossy(&self.entry.path),
         }

@@ -5,9 +5,8 @@
 //! and pass. Unpacking needs root.
 
 use crate::kernel::{view, write_files};
-use crate::trees::{any_tree, everything};
+use crate::trees::{Tree, any_tree, everything};
 use crate::view::{Detail, View, assert_same, expected};
-use clip_archive::Tree;
 use clip_archive::erofs::FileType;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRunner};

@@ -1,10 +1,9 @@
 //! Damaged and hostile images: any answer will do, but no panic and no endless work.
 
-use crate::trees::{add, any_tree, empty_tree, everything, node};
+use crate::trees::{NodeKind, add, any_tree, empty_tree, everything, node, write};
 use crate::view::{assert_same, expected};
 use clip_archive::Segment;
-use clip_archive::erofs::{Image, Nid, ReadError, write};
-use clip_archive::tree::NodeKind;
+use clip_archive::erofs::{Image, Nid, ReadError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -3,12 +3,11 @@
 //! Needs root and EROFS on plain files (Linux 6.12); elsewhere the tests say so and pass. Every
 //! mount lives in a mount namespace of its own thread and is gone with it.
 
-use crate::trees::{add, any_tree, empty_tree, everything, file};
+use crate::trees::{Tree, add, any_tree, empty_tree, everything, file, write};
 use crate::view::{
     Detail, Seen, View, assert_same, expected, join, layer_bytes, layer_data, name_inodes, windows,
 };
-use clip_archive::Tree;
-use clip_archive::erofs::{FileType, write};
+use clip_archive::erofs::FileType;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};

@@ -1,10 +1,10 @@
 //! Judge two: erofs-rs, a reader that others wrote from the kernel's sources.
 
-use crate::trees::any_tree;
+use crate::trees::{any_tree, write};
 use crate::view::{
     Detail, Seen, View, assert_same, expected, join, layer_bytes, name_inodes, windows,
 };
-use clip_archive::erofs::{FileType, write};
+use clip_archive::erofs::FileType;
 use erofs_rs::EroFS;
 use erofs_rs::backend::SliceImage;
 use erofs_rs::types::Inode;

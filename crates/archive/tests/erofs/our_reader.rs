@@ -1,10 +1,10 @@
 //! Round trips through our reader.
 
-use crate::trees::{any_tree, everything};
+use crate::trees::{add, any_tree, directory, empty_tree, everything, file, write};
 use crate::view::{
     Detail, Seen, View, assert_same, expected, join, layer_bytes, name_inodes, windows,
 };
-use clip_archive::erofs::{DirEntry, Extent, FileType, Image, Nid, Place, write};
+use clip_archive::erofs::{DirEntry, Extent, FileType, Image, Nid, Place};
 use proptest::prelude::*;
 
 proptest! {
@@ -75,6 +75,24 @@ fn our_reader_sees_a_tree_with_everything() {
         }
         assert_eq!(image.xattr(nid, b"user.absent"), Ok(None));
     }
+}
+
+#[test]
+fn our_reader_sees_a_tree_that_two_threads_have_written() {
+    let mut tree = empty_tree(&[1 << 20]);
+    let mut parent = 0;
+    for i in 0..60_000u64 {
+        if i % 400 == 0 {
+            parent = add(&mut tree, 0, format!("{i}").as_bytes(), directory());
+        }
+        let name = format!("file-with-a-longer-name-{i}");
+        add(&mut tree, parent, name.as_bytes(), file(0, i % 700, 512));
+    }
+    let bytes = write(&tree).unwrap();
+    assert!(bytes.len() > 6 << 20, "{} bytes", bytes.len());
+    let image = Image::open(&bytes).unwrap();
+    image.verify().unwrap();
+    assert_same("our reader", &view(&image), &expected(&tree));
 }
 
 /// Everything that our reader sees.

@@ -1,7 +1,8 @@
 //! Trees to judge: generated ones, and one with a bit of everything.
 
-use clip_archive::tree::{Node, NodeKind};
-use clip_archive::{Segment, Tree, Xattr};
+use clip_archive::erofs::{self, WriteError};
+use clip_archive::tree::{self, Attributes, TreeBuilder};
+use clip_archive::{Segment, Xattr};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -10,6 +11,112 @@ use std::collections::BTreeMap;
 /// Layers in a generated tree, and the bytes of each.
 const LAYERS: usize = 3;
 const LAYER_SIZE: u64 = 200_000;
+
+/// A tree as simple as can be, to make [`tree::Tree`]s from and to compare their images with. Node 0 is the root.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    pub nodes: Vec<Node>,
+    pub layer_tar_sizes: Vec<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub kind: NodeKind,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: i64,
+    pub mtime_nsec: u32,
+    pub xattrs: Vec<Xattr>,
+}
+
+#[derive(Debug, Clone)]
+pub enum NodeKind {
+    Directory(BTreeMap<Vec<u8>, u32>),
+    File {
+        layer: u16,
+        size: u64,
+        segments: Vec<Segment>,
+    },
+    Symlink(Vec<u8>),
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    BlockDevice {
+        major: u32,
+        minor: u32,
+    },
+    Fifo,
+}
+
+/// The EROFS image of a tree.
+pub fn write(tree: &Tree) -> Result<Vec<u8>, WriteError> {
+    erofs::write(&tree.build())
+}
+
+impl Tree {
+    /// The same tree as the library has it. Nodes without a name are left out, the others numbered anew.
+    fn build(&self) -> tree::Tree {
+        let root = &self.nodes[0];
+        let mut builder = TreeBuilder::new(root.attributes());
+        builder.describe(0, root.attributes(), &root.xattrs);
+        let mut new_ids = BTreeMap::from([(0, 0)]);
+        let mut pending = vec![0];
+        while let Some(directory) = pending.pop() {
+            let NodeKind::Directory(children) = &self.nodes[directory as usize].kind else {
+                continue;
+            };
+            for (name, &child) in children {
+                if let Some(&known) = new_ids.get(&child) {
+                    builder.link(new_ids[&directory], name, known);
+                    continue;
+                }
+                let node = self.nodes[child as usize].borrowed();
+                let id = builder.add(new_ids[&directory], name, &node);
+                new_ids.insert(child, id);
+                pending.push(child);
+            }
+        }
+        builder.finish(self.layer_tar_sizes.clone())
+    }
+}
+
+impl Node {
+    fn attributes(&self) -> Attributes {
+        Attributes {
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            mtime_nsec: self.mtime_nsec,
+        }
+    }
+
+    fn borrowed(&self) -> tree::Node<'_> {
+        let kind = match &self.kind {
+            NodeKind::Directory(_) => tree::NodeKind::Directory,
+            NodeKind::File {
+                layer,
+                size,
+                segments,
+            } => tree::NodeKind::File {
+                layer: *layer,
+                size: *size,
+                segments,
+            },
+            NodeKind::Symlink(target) => tree::NodeKind::Symlink(target),
+            &NodeKind::CharDevice { major, minor } => tree::NodeKind::CharDevice { major, minor },
+            &NodeKind::BlockDevice { major, minor } => tree::NodeKind::BlockDevice { major, minor },
+            NodeKind::Fifo => tree::NodeKind::Fifo,
+        };
+        tree::Node {
+            kind,
+            attributes: self.attributes(),
+            xattrs: &self.xattrs,
+        }
+    }
+}
 
 /// A node with ordinary attributes.
 pub fn node(kind: NodeKind) -> Node {

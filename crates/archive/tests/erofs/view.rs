@@ -1,8 +1,9 @@
 //! What a reader sees of a tree, in a form in which readers can be compared.
 
+use crate::trees::{NodeKind, Tree};
+use clip_archive::Segment;
 use clip_archive::erofs::FileType;
-use clip_archive::tree::{NodeId, NodeKind};
-use clip_archive::{Segment, Tree};
+use clip_archive::tree::NodeId;
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -3,7 +3,7 @@
 use crate::{
     MIB, empty_file,
     framing::{self, RawLayer},
-    open, open_with, peak, refusal,
+    hardlink, open, open_with, peak, refusal,
 };
 use clip_archive::{Archive, Digest, RuntimeDirs, codec, columns, limits};
 
@@ -218,6 +218,26 @@ fn parts_outside_the_file_and_wrong_digests_are_refused() {
     });
     let refusal = refusal(archive.unwrap().entries(0));
     assert!(refusal.contains("digest sha256:"), "{refusal}");
+}
+
+#[test]
+fn a_list_with_a_wrong_digest_is_no_tree_whatever_else_is_wrong_with_it() {
+    // The longer one is checked by a second thread, beside the merge.
+    for entries in [10, 100_000] {
+        let sound: Vec<_> = (0..entries).map(|n| empty_file(format!("{n}"))).collect();
+        let unsound = [&sound[..], &[hardlink("l", "missing")]].concat();
+        for entries in [sound, unsound] {
+            let layer = RawLayer {
+                entries: columns::encode_entries(&entries),
+                ..RawLayer::default()
+            };
+            let archive = open_with(&[layer], |head| {
+                head.layers[0].entries.digest = Digest::of(b"x")
+            });
+            let refusal = refusal(archive.unwrap().merge());
+            assert!(refusal.contains("digest sha256:"), "{refusal}");
+        }
+    }
 }
 
 #[test]

@@ -3,9 +3,7 @@
 use crate::{
     MIB, empty_file, entry, framing::RawLayer, hardlink, open, peak, refusal, symlink, within,
 };
-use clip_archive::{
-    Archive, Entry, EntryKind, Tree, columns, erofs, limits, merge, tree::NodeKind,
-};
+use clip_archive::{Archive, Entry, EntryKind, Tree, columns, erofs, limits, merge};
 use std::time::Duration;
 
 const A_WHILE: Duration = Duration::from_secs(60);
@@ -71,6 +69,23 @@ fn directories_that_only_long_paths_imply_count_as_entries_do() {
 }
 
 #[test]
+fn names_that_only_link_targets_have_count_as_text_does() {
+    // Each pair makes a directory whose name is a link's target, and replaces what it lies in.
+    let mut entries = vec![symlink("l", [&b"t/"[..], &[b'x'; 4000]].concat())];
+    for _ in 0..limits::TREE_TEXT_MAX / 4000 + 2 {
+        entries.push(empty_file("l/x"));
+        entries.push(entry("t", EntryKind::Fifo));
+    }
+    let refusal = within(A_WHILE, || {
+        refusal(merge(vec![entries], vec![0], Default::default()))
+    });
+    assert!(
+        refusal.contains("names and link targets have more than 536870912 bytes"),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn a_tree_deeper_than_any_path_can_name_is_merged_written_and_read() {
     let deep = vec![b"d".as_slice(); 2000].join(&b'/');
     let mut layers = vec![vec![entry(deep.clone(), EntryKind::Directory)]];
@@ -90,7 +105,7 @@ fn a_tree_deeper_than_any_path_can_name_is_merged_written_and_read() {
         ]);
     }
     let tree = merged(&layers);
-    assert!(tree.nodes.len() > 10_000, "{} nodes", tree.nodes.len());
+    assert!(tree.node_count() > 10_000, "{} nodes", tree.node_count());
     let bytes = erofs::write(&tree).unwrap();
     let image = erofs::Image::open(&bytes).unwrap();
     let mut at = image.root();
@@ -106,12 +121,12 @@ fn names_links_and_marks_by_the_hundred_thousand_take_linear_time() {
     const MANY: usize = 200_000;
     let same_name = (0..MANY).map(|_| empty_file("x")).collect();
     let tree = within(A_WHILE, || merged(&[same_name]));
-    assert_eq!(tree.nodes.len(), 2);
+    assert_eq!(tree.node_count(), 2);
 
     let mut links = vec![empty_file("x")];
     links.extend((0..MANY).map(|n| hardlink(format!("l{n}"), "x")));
     let tree = within(A_WHILE, || merged(&[links]));
-    assert_eq!((tree.nodes.len(), tree.name_count()), (2, MANY as u64 + 1));
+    assert_eq!((tree.node_count(), tree.name_count()), (2, MANY as u64 + 1));
 
     let files: Vec<Entry> = (0..MANY).map(|n| empty_file(format!("d/{n}"))).collect();
     let marks = (0..MANY).map(|_| entry("d", EntryKind::Opaque));
@@ -182,11 +197,7 @@ fn an_entry_costs_some_hundred_bytes_from_the_archive_to_the_mount() {
     let archive = archive_of(&[entries]);
     let (tree, open) = peak::of(|| archive.merge().unwrap());
     let (image, expand) = peak::of(|| erofs::write(&tree).unwrap());
-    let files = tree
-        .nodes
-        .iter()
-        .filter(|node| matches!(node.kind, NodeKind::File { .. }));
-    assert_eq!(files.count(), ENTRIES);
+    assert_eq!(tree.name_count(), ENTRIES as u64 + 2004);
     let each = |bytes: usize| bytes / ENTRIES;
     let figures = (each(open), each(expand), each(image.len()));
     println!(
