@@ -14,6 +14,8 @@ use std::{
 const TOUCHED: u8 = 1;
 /// It was fetched ahead and nobody touched it yet.
 const AHEAD: u8 = 2;
+/// It is on a list of what will be read, which also says what comes next, and nobody touched it yet.
+const FORESEEN: u8 = 4;
 
 /// Told the number of each span when a reader touches it first.
 pub type Observer = Box<dyn Fn(usize) + Send + Sync>;
@@ -41,18 +43,24 @@ impl Access {
         let flags = &self.flags[spans.clone()];
         flags
             .iter()
-            .any(|flags| flags.load(Ordering::Relaxed) != TOUCHED)
+            .any(|flags| flags.load(Ordering::Relaxed) & (TOUCHED | AHEAD) != TOUCHED)
     }
 
     /// A reader touches `spans`, and must wait for some of them or touches some for the first time: what to fetch ahead.
+    /// `into_last` is how far behind the beginning of the last of them the read begins.
     pub fn touch(
         &self,
         table: &SeekTable,
         spans: &Range<usize>,
+        into_last: u64,
         counters: &Counters,
     ) -> Option<Range<usize>> {
+        let mut all_foreseen = true;
         for span in spans.clone() {
-            let before = self.flags[span].swap(TOUCHED, Ordering::Relaxed);
+            let flags = &self.flags[span];
+            let before = flags.fetch_or(TOUCHED, Ordering::Relaxed);
+            flags.fetch_and(!(AHEAD | FORESEEN), Ordering::Relaxed);
+            all_foreseen &= before & FORESEEN != 0;
             if before & AHEAD != 0 {
                 Counters::add(&counters.read_ahead_used, 1);
             }
@@ -63,8 +71,19 @@ impl Access {
                 observer(span);
             }
         }
+        if all_foreseen {
+            // Whoever foresaw this read knows better what comes next.
+            return None;
+        }
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.step(table, spans)
+        streams.step(table, spans, into_last)
+    }
+
+    /// `spans` are on a list of what is read next, which goes on where they end.
+    pub fn foresee(&self, spans: Range<usize>) {
+        for flags in &self.flags[spans] {
+            flags.fetch_or(FORESEEN, Ordering::Relaxed);
+        }
     }
 
     /// `span` is being fetched ahead.

@@ -243,7 +243,7 @@ impl LayerReader {
         let found = self.store.read_present(&spans, offset, buf);
         if found {
             if self.access.is_news(&spans) {
-                self.touch(&spans);
+                self.touch(&spans, offset);
             }
             Counters::add(&self.store.counters.hits, 1);
         }
@@ -279,7 +279,7 @@ impl LayerReader {
         let spans = self.store.spans_of(offset, buf.len());
         let mut flights = self.board(spans.clone());
         // Behind the demand, so that it goes first.
-        self.touch(&spans);
+        self.touch(&spans, offset);
         let mut patience = Patience::until(deadline);
         let (mut span, mut gone) = (spans.start, 0);
         while span < spans.end {
@@ -344,10 +344,12 @@ impl LayerReader {
         clip_registry::Digest::from_sha256(*self.store.blob_digest.as_bytes())
     }
 
-    /// Notes that `spans` are read, and fetches ahead what will probably come next.
-    fn touch(&self, spans: &Range<usize>) {
+    /// Notes that `spans` are read from byte `offset` of the layer on, and fetches ahead what will probably come next.
+    fn touch(&self, spans: &Range<usize>, offset: u64) {
         let (store, counters) = (&self.store, &self.store.counters);
-        if let Some(ahead) = self.access.touch(&store.table, spans, counters) {
+        let into_last = offset.saturating_sub(store.starts[spans.end - 1]);
+        tracing::trace!(layer = %store.blob_digest, ?spans, "touched");
+        if let Some(ahead) = self.access.touch(&store.table, spans, into_last, counters) {
             // Nobody waits for these.
             drop(self.join(ahead, Class::ReadAhead));
         }

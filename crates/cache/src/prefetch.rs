@@ -53,6 +53,7 @@ impl LayerReader {
     /// # Errors
     /// With the first failure; nothing is tried again.
     pub async fn fetch_soon(&self, spans: Range<usize>) -> Result<(), Arc<FillError>> {
+        self.access.foresee(spans.clone());
         for flight in self.join(spans, Class::ReadAhead) {
             flight.landed().await?;
         }

@@ -2,8 +2,9 @@
 //!
 //! A *stream* is a reader that goes through a layer in order: one file, or file after file as they lie in the tar. Its
 //! window is what is fetched ahead of it. The first step to the next span opens a window of one span; each time the reader
-//! gets halfway through what was fetched ahead, the window doubles. A read elsewhere begins a stream of its own, without a
-//! window; the least recent of [`STREAMS`] makes room. So random reads fetch nothing ahead.
+//! gets halfway through what was fetched ahead, the window doubles, but only if it came in order, by the beginning of the
+//! span: programs that jump about in a library come to neighbours, too. A read elsewhere begins a stream of its own,
+//! without a window; the least recent of [`STREAMS`] makes room. So random reads fetch nothing ahead.
 
 use clip_archive::SeekTable;
 use std::ops::Range;
@@ -12,6 +13,10 @@ use std::ops::Range;
 const WINDOW_MAX: u64 = 16 << 20;
 /// Readers of one layer that are told apart. Programs that load libraries jump among few files at a time.
 const STREAMS: usize = 16;
+
+/// Bytes of the layer. Who reads in order begins a span with the read that ended the one before, or the next one: the
+/// kernel reads 128 KiB at a time from files that are read in order.
+const IN_ORDER: u64 = 128 << 10;
 
 /// The streams of one layer and mount, the most recent last.
 #[derive(Debug, Default)]
@@ -33,7 +38,13 @@ struct Stream {
 
 impl Streams {
     /// `spans` are being read, at least one of them for the first time or from the registry: what to fetch ahead.
-    pub fn step(&mut self, table: &SeekTable, spans: &Range<usize>) -> Option<Range<usize>> {
+    /// `into_last` is how far behind the beginning of the last of them the read begins.
+    pub fn step(
+        &mut self,
+        table: &SeekTable,
+        spans: &Range<usize>,
+        into_last: u64,
+    ) -> Option<Range<usize>> {
         let goes_on =
             |stream: &Stream| (stream.at..=stream.ahead.max(stream.at + 1)).contains(&spans.start);
         let known = self.streams.iter().rposition(goes_on);
@@ -54,20 +65,25 @@ impl Streams {
         let last = spans.end - 1;
         let has_moved = last > stream.at && known.is_some();
         stream.at = stream.at.max(last);
-        let ahead = has_moved.then(|| stream.widen(table)).flatten();
+        let in_order = into_last <= IN_ORDER;
+        let ahead = has_moved.then(|| stream.widen(table, in_order)).flatten();
         self.streams.push(stream);
         ahead
     }
 }
 
 impl Stream {
-    fn widen(&mut self, table: &SeekTable) -> Option<Range<usize>> {
+    fn widen(&mut self, table: &SeekTable, in_order: bool) -> Option<Range<usize>> {
         let next = self.at + 1;
         if self.ahead > next && self.at < self.mark {
             return None;
         }
         let one_span = table.spans.get(next)?.blob_len;
-        self.window = (self.window * 2).clamp(one_span, WINDOW_MAX.max(one_span));
+        self.window = match in_order {
+            true => (self.window * 2).clamp(one_span, WINDOW_MAX.max(one_span)),
+            // Not the end of a stream: somebody else may have read here.
+            false => one_span,
+        };
         let start = self.ahead.max(next);
         let mut left = self.window;
         let covered = table.spans[next..].iter().take_while(|span| {
@@ -110,7 +126,7 @@ mod tests {
     fn run_through(table: &SeekTable, from: usize, to: usize) -> Vec<Range<usize>> {
         let mut streams = Streams::default();
         (from..to)
-            .filter_map(|span| streams.step(table, &(span..span + 1)))
+            .filter_map(|span| streams.step(table, &(span..span + 1), 0))
             .collect()
     }
 
@@ -127,6 +143,14 @@ mod tests {
     }
 
     #[test]
+    fn who_jumps_from_span_to_span_gets_one_ahead_and_no_more() {
+        let (table, mut streams) = (table(400), Streams::default());
+        let longest =
+            (0..50).filter_map(|span| streams.step(&table, &(span..span + 1), IN_ORDER + 1));
+        assert_eq!(longest.map(|ahead| ahead.len()).max(), Some(1));
+    }
+
+    #[test]
     fn it_ends_with_the_layer() {
         let ahead = run_through(&table(20), 0, 20);
         assert_eq!(ahead.last().unwrap().end, 20);
@@ -137,7 +161,7 @@ mod tests {
         let (table, mut streams) = (table(1000), Streams::default());
         for read in 0..300 {
             let span = read * 397 % 1000;
-            assert_eq!(streams.step(&table, &(span..span + 1)), None, "{read}");
+            assert_eq!(streams.step(&table, &(span..span + 1), 0), None, "{read}");
         }
     }
 
@@ -145,7 +169,7 @@ mod tests {
     fn the_same_span_again_is_no_step() {
         let (table, mut streams) = (table(100), Streams::default());
         for _ in 0..10 {
-            assert_eq!(streams.step(&table, &(7..8)), None);
+            assert_eq!(streams.step(&table, &(7..8), 0), None);
         }
     }
 
@@ -156,7 +180,7 @@ mod tests {
         for step in 0..100 {
             for (reader, from) in [(0, 0), (1, 500)] {
                 let span = from + step;
-                if let Some(more) = streams.step(&table, &(span..span + 1)) {
+                if let Some(more) = streams.step(&table, &(span..span + 1), 0) {
                     ahead[reader] = more.end - from;
                 }
             }
@@ -169,7 +193,7 @@ mod tests {
         let (table, mut streams) = (table(1000), Streams::default());
         let ahead: Vec<_> = (0..200)
             .step_by(2)
-            .filter_map(|span| streams.step(&table, &(span..span + 2)))
+            .filter_map(|span| streams.step(&table, &(span..span + 2), 0))
             .collect();
         assert!(ahead.len() > 3 && ahead.last().unwrap().end > 205);
     }

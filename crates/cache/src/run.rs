@@ -51,6 +51,7 @@ pub async fn carry_out(reader: LayerReader, run: Arc<Run>) {
     }
     if !reader.source.sends_whole_blobs() {
         let range = range_of(spans, &passengers);
+        tracing::trace!(layer = %reader.store.blob_digest, ?range, class = ?run.class, first = passengers[0].span, spans = passengers.len(), "asking");
         Counters::add(&reader.store.counters.requests, 1);
         match reader.source.range(&reader.blob(), range.clone()).await {
             // Found out just now: this answer is not used.
@@ -106,6 +107,8 @@ pub async fn transfer(
         let (reader, run) = (reader.clone(), run.clone());
         move || decode(&reader, &run, passengers, input)
     });
+    tracing::trace!(layer = %reader.store.blob_digest, at, "begun");
+    let from = at;
     while let Some(chunk) = stream.next().await {
         let len = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         run.at.fetch_add(len, Ordering::Relaxed);
@@ -115,6 +118,7 @@ pub async fn transfer(
         ticket.give_way().await;
     }
     drop(sender);
+    tracing::trace!(layer = %reader.store.blob_digest, at = from, "arrived");
     // The ticket is given back when the memory is.
     let _ = decoding.await;
 }
@@ -137,6 +141,7 @@ fn decode(reader: &LayerReader, run: &Run, passengers: Vec<Passenger>, mut input
     let mut passengers = passengers.into_iter();
     while let Some(passenger) = passengers.next() {
         let filled = fetch::fill(&reader.store, passenger.span, &mut input).map_err(Arc::new);
+        tracing::trace!(layer = %reader.store.blob_digest, span = passenger.span, "landed");
         match filled {
             // Nothing more arrives, for nobody.
             Err(error) if matches!(*error, FillError::Fetch(_) | FillError::Aborted) => {

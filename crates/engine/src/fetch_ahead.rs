@@ -7,8 +7,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use std::{collections::HashMap, ops::Range, sync::Arc};
 use tokio::{runtime::Handle, task::JoinHandle};
 
-/// Rows under way at once: as many requests as the cache lets read-ahead have.
-const AT_ONCE: usize = 4;
+/// Rows begun at once. Twice the requests that the cache lets read-ahead have: while some are on their way the next ones
+/// queue, and no row waits for the slowest before it.
+const AT_ONCE: usize = 8;
 /// The order of a profile is kept from one stage to the next; within a stage neighbours travel together. So many compressed
 /// bytes has the first stage, and each further one twice as many, up to the last: what is needed first comes first, and
 /// later few large requests are worth more than the order.
@@ -53,7 +54,7 @@ impl OpenedImage {
                 progress(row.spans.map(|span| layer.span_bytes(span)).sum());
                 Ok(())
             })
-            .buffered(AT_ONCE)
+            .buffer_unordered(AT_ONCE)
             .try_collect()
             .await
     }
