@@ -1,6 +1,7 @@
 //! The real `clip` program on real images, registries and mounts, as root. Tests name the row of the product's promises
 //! that they check (S1 to S10).
 
+mod abuse;
 mod archive;
 mod artifacts;
 mod bundles;
@@ -21,7 +22,6 @@ mod reuse;
 mod runs;
 mod scene;
 mod sharing;
-mod soak;
 mod talk;
 mod transcript;
 mod users;

@@ -2,6 +2,8 @@
 //!
 //! `CLIP_SOAK_SECONDS` says how long: a minute by default, which `make test` spends with each engine; 1200 in
 //! `make nightly`.
+//!
+//! Tests begin in the order of their names, and this one takes its time: it must not be the last.
 
 use crate::scene::{PATIENCE, Scene, publish};
 use clip_testkit::{
