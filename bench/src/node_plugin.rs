@@ -217,7 +217,7 @@ impl Drop for NodePlugin {
 
 fn start_plugin(dir: &Path, engine: &str, group: &MemoryGroup) -> Result<Child> {
     let option = |name: &str, path: &str| format!("--{name}={}", dir.join(path).display());
-    let mut plugin = program("clip-csi-node")?;
+    let mut plugin = group.begin(program("clip-csi-node")?);
     plugin
         .args(["--node-name=bench", "--metrics-listen=127.0.0.1:0"])
         .arg(format!("--engine={engine}"))
@@ -226,21 +226,19 @@ fn start_plugin(dir: &Path, engine: &str, group: &MemoryGroup) -> Result<Child> 
         .arg(option("kubelet-dir", "kubelet"))
         .arg(option("state-dir", "state"))
         .arg(option("clipimages-from", "archives"));
-    let plugin = spawn(plugin, dir).context("clip-csi-node")?;
-    group.add(plugin.id())?;
-    Ok(plugin)
+    spawn(plugin, dir).context("clip-csi-node")
 }
 
 fn start_keeper(dir: &Path) -> Result<Child> {
     let socket = dir.join("kubelet/plugins/csi.clip.dev/keeper.sock");
-    let mut keeper = program("clip-keeper")?;
+    let mut keeper = Command::new(program("clip-keeper")?);
     keeper.arg(format!("--socket={}", socket.display()));
     spawn(keeper, dir).context("clip-keeper")
 }
 
 /// A program of the release build.
-fn program(name: &str) -> Result<Command> {
-    Ok(Command::new(std::env::current_exe()?.with_file_name(name)))
+fn program(name: &str) -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
 }
 
 fn spawn(mut command: Command, dir: &Path) -> Result<Child> {

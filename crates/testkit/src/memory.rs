@@ -1,7 +1,9 @@
 //! Control groups of the memory controller: what it counts for processes, their own memory and the kernel's on their
 //! behalf, and how much they may have (cgroups(7); version 1 or 2).
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -51,6 +53,16 @@ impl MemoryGroup {
             Version::Two => "memory.max",
         };
         Ok(std::fs::write(self.dir.join(file), bytes.to_string())?)
+    }
+
+    /// `program` begun in the group, so that nothing of it is counted elsewhere. Arguments may follow.
+    pub fn begin(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.dir.join("cgroup.procs"))
+            .arg(program);
+        shell
     }
 
     /// Takes a process in. What it has in memory already stays where it was counted; what it starts from now on is in the
