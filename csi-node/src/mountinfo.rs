@@ -1,4 +1,4 @@
-//! What of the mount table is ours: in it lies the plugin's whole state, so a restarted plugin reads it.
+//! Which lines of the mount table are ours. A restarted plugin learns from them what it has mounted.
 
 use clip_engine::mount_points::{MountPoint, SOURCE_PREFIX};
 use clip_registry::Digest;

@@ -44,7 +44,8 @@ impl MountPoint {
 
     /// Which archive is mounted here, as [`SOURCE_PREFIX`] is followed by it; `None`: the mount is not ours.
     pub fn archive(&self) -> Option<&str> {
-        let is_type = [FS_TYPE, EROFS].contains(&&*self.fs_type);
+        // `fuse`: as earlier builds mounted, whose mounts may still be there.
+        let is_type = [FS_TYPE, "fuse", EROFS].contains(&&*self.fs_type);
         self.source.strip_prefix(SOURCE_PREFIX).filter(|_| is_type)
     }
 }
@@ -244,6 +245,7 @@ mod tests {
                 .archive()
                 .is_some()
         );
+        assert!(mount("fuse", &format!("clip:{DIGEST}")).archive().is_some());
         assert!(
             mount("fuse.sshfs", &format!("clip:{DIGEST}"))
                 .archive()
