@@ -12,6 +12,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -63,13 +64,19 @@ fn s3_a_killed_index_leaves_nothing_and_can_be_repeated() {
     assert!(std::fs::read(out.join("image.clip")).unwrap() == reference);
 }
 
-#[test]
-fn s9_a_mount_whose_server_was_killed_can_be_unmounted_and_mounted_again() {
+/// An archive `image.clip` of an image with `file` alone, and the directory `mnt` to mount it at.
+fn scene_with_one_file() -> (Scene, PathBuf) {
     let scene = Scene::new();
     let layer = Layer::new().file("file", "content");
     let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
     scene.index_layout(&layout, "image.clip");
     let dir = scene.dir("mnt");
+    (scene, dir)
+}
+
+#[test]
+fn s9_a_mount_whose_server_was_killed_can_be_unmounted_and_mounted_again() {
+    let (scene, dir) = scene_with_one_file();
     let mut server = scene.mount(["image.clip", "mnt"]);
     server.kill();
     let error = std::fs::read(dir.join("file")).unwrap_err();
@@ -98,11 +105,7 @@ fn s9_a_mount_whose_server_was_killed_can_be_unmounted_and_mounted_again() {
 /// A server learns late that its mount is gone. It must not take away what has been mounted there in the meantime.
 #[test]
 fn s9_a_server_that_ends_leaves_the_next_mount_at_its_place() {
-    let scene = Scene::new();
-    let layer = Layer::new().file("file", "content");
-    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
-    scene.index_layout(&layout, "image.clip");
-    let dir = scene.dir("mnt");
+    let (scene, dir) = scene_with_one_file();
     let mut first = scene.mount(["--engine", "fuse", "image.clip", "mnt"]);
     hang(first.pid()).unwrap();
     umount2(&dir, MntFlags::MNT_DETACH).unwrap();
@@ -115,11 +118,7 @@ fn s9_a_server_that_ends_leaves_the_next_mount_at_its_place() {
 
 #[test]
 fn s9_a_mount_in_the_background_lives_until_it_is_unmounted() {
-    let scene = Scene::new();
-    let layer = Layer::new().file("file", "content");
-    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
-    scene.index_layout(&layout, "image.clip");
-    let dir = scene.dir("mnt");
+    let (scene, dir) = scene_with_one_file();
     let _mounted = Mounted::at(&dir);
     // Flags in every way that people write them.
     for flags in [["mount", "--background"], ["mount", "-vb"], ["-v", "mount"]] {
@@ -148,11 +147,7 @@ fn s9_a_mount_in_the_background_lives_until_it_is_unmounted() {
 
 #[test]
 fn s9_ctrl_c_unmounts() {
-    let scene = Scene::new();
-    let layer = Layer::new().file("file", "content");
-    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
-    scene.index_layout(&layout, "image.clip");
-    let dir = scene.dir("mnt");
+    let (scene, dir) = scene_with_one_file();
     for signal in [
         nix::sys::signal::Signal::SIGINT,
         nix::sys::signal::Signal::SIGTERM,
