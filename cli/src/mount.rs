@@ -76,7 +76,7 @@ pub struct ServingArgs {
     #[arg(long)]
     complete: bool,
 
-    /// Fetch everything else at most at so many bytes a second, such as 20Mi.
+    /// Fetch everything else at most at so many bytes a second, such as 20Mi; 0: as fast as it gets.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "complete")]
     complete_rate: Option<u64>,
 }

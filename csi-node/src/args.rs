@@ -50,7 +50,8 @@ pub struct Args {
     )]
     pub cache_min_free: FreeSpace,
 
-    /// Fetch the rest of images with `prefetch: All` at most at so many bytes a second, all together, such as 64Mi.
+    /// Fetch the rest of images with `prefetch: All` at most at so many bytes a second, all together, such as 64Mi; 0: as
+    /// fast as it gets.
     #[arg(long, env = "CLIP_COMPLETE_RATE", value_name = "SIZE", value_parser = parse_bytes)]
     pub complete_rate: Option<u64>,
 

@@ -22,7 +22,7 @@ pub struct ApplyArgs {
     #[arg(long)]
     all: bool,
 
-    /// Fetch the rest at most at so many bytes a second, such as 20Mi.
+    /// Fetch the rest at most at so many bytes a second, such as 20Mi; 0: as fast as it gets.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "all")]
     complete_rate: Option<u64>,
 }

@@ -59,8 +59,8 @@ impl OpenedImage {
             .await
     }
 
-    /// Fetches everything that is missing, while nobody waits for anything, and at most at this pace: what readers fetch
-    /// meanwhile counts. Keeps trying for ever while a registry cannot be reached.
+    /// Fetches everything that is missing, while nobody waits for anything, and at most at this pace: what readers of the
+    /// image fetch meanwhile counts. Keeps trying for ever while a registry cannot be reached.
     ///
     /// # Errors
     /// When a span cannot be had, and trying again will not help.

@@ -1,28 +1,28 @@
 //! How fast images are completed in the background: nobody waits for it, and the line is there for others, too.
 
-use std::{sync::Mutex, time::Duration};
+use std::{num::NonZeroU64, sync::Mutex, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 /// A bound for all that shares it.
 #[derive(Debug)]
 pub struct Pace {
-    bytes_per_second: Option<u64>,
+    bytes_per_second: Option<NonZeroU64>,
     /// When what was fetched so far is paid for.
     due: Mutex<Instant>,
 }
 
 impl Pace {
-    /// Bytes per second; `None`: as fast as it gets.
+    /// Bytes per second; `None` or 0: as fast as it gets.
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         Self {
-            bytes_per_second,
+            bytes_per_second: bytes_per_second.and_then(NonZeroU64::new),
             due: Mutex::new(Instant::now()),
         }
     }
 
     /// How much to fetch between two waits: what may come in a quarter of a second.
     pub(crate) fn portion(&self) -> Option<u64> {
-        Some(self.bytes_per_second? / 4)
+        Some(self.bytes_per_second?.get() / 4)
     }
 
     /// Returns when there is time for more, after `bytes` were fetched.
@@ -30,7 +30,7 @@ impl Pace {
         let Some(rate) = self.bytes_per_second else {
             return;
         };
-        let took = Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        let took = Duration::from_secs_f64(bytes as f64 / rate.get() as f64);
         let due = {
             let mut due = self
                 .due
@@ -67,7 +67,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_bound_nobody_waits() {
         let begun = Instant::now();
-        Pace::new(None).fetched(u64::MAX).await;
+        for unbounded in [None, Some(0)] {
+            Pace::new(unbounded).fetched(u64::MAX).await;
+        }
         assert!(begun.elapsed().is_zero());
     }
 }

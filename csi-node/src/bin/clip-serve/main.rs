@@ -64,7 +64,8 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     hosts_dir: Option<PathBuf>,
 
-    /// Fetch the rest of images that are to be complete at most at so many bytes a second, all together, such as 64Mi.
+    /// Fetch the rest of images that are to be complete at most at so many bytes a second, all together, such as 64Mi; 0: as
+    /// fast as it gets.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     complete_rate: Option<u64>,
 
