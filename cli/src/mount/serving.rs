@@ -126,8 +126,6 @@ impl Serving<'_> {
         });
         unmount_on_signal(&opened, self.dir, signals);
         if let Err(error) = session.join() {
-            // The next server answers what was asked. A reply that is dropped here would be an error to its reader.
-            std::mem::forget(opened);
             let dir = self.dir.display();
             return Err(Failure::local(format!("serving {dir} failed: {error}")));
         }

@@ -20,9 +20,10 @@ pub use clip_cache::{
     SpanDamage, list as list_cache, parse_bytes, prune as prune_cache,
 };
 pub use clip_fs::{
-    Connected, ImageFs, KernelMount, Layout, MountOptions, Session, carries_overlay, connection,
-    datagram, is_connected, mount_points, read_ahead,
+    ImageFs, KernelMount, Layout, MountOptions, Session, carries_overlay, connection, datagram,
+    is_connected, mount_points, read_ahead,
 };
+pub use clip_fuse::{Connection, Dispatcher};
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;
 pub use fetch_ahead::FetchAhead;

@@ -7,7 +7,8 @@ use clip_archive::{
     profile::Touch,
 };
 use clip_cache::{CacheLimits, CacheStats, LayerReader, LayerSpec, SpanCache};
-use clip_fs::{Connected, ImageFs, ImageInfo, Layout, Mapped};
+use clip_fs::{ImageFs, ImageInfo, Layout, Mapped};
+use clip_fuse::Connection;
 use clip_registry::{
     BlobSource, Client, ClientError, ClientOptions, Credentials, FetchStats, ReferenceError,
 };
@@ -185,18 +186,18 @@ impl Node {
         image: Arc<ImageFs>,
         connection: OwnedFd,
         layout: Layout,
-    ) -> io::Result<Connected> {
-        Connected::new(image, connection, layout, self.runtime.clone())
+    ) -> io::Result<Connection> {
+        clip_fs::begin(image, connection, layout, self.runtime.clone())
     }
 
-    /// An opened image on a connection whose server is gone; see [`Connected::resume`].
+    /// An opened image on a connection whose server is gone; see [`clip_fs::resume`].
     pub fn resume(
         &self,
         image: Arc<ImageFs>,
         connection: OwnedFd,
         layout: Layout,
-    ) -> io::Result<Connected> {
-        Connected::resume(image, connection, layout, self.runtime.clone())
+    ) -> io::Result<Connection> {
+        clip_fs::resume(image, connection, layout, self.runtime.clone())
     }
 
     /// What the cache did in this process so far.

@@ -3,7 +3,8 @@
 //! * [`ImageFs`] is the filesystem itself: attributes, lookups, directories and content by node.
 //!   It knows nothing of FUSE; tests and `clip cat` call it directly.
 //! * [`connection`] makes FUSE connections, [`datagram`] passes them to other processes.
-//! * [`Session`] serves an [`ImageFs`] on a FUSE connection (`fuse.rs` translates, nothing more).
+//! * [`Session`] mounts an [`ImageFs`] and serves it; [`begin`] and [`resume`] are for mounts of other processes'. The
+//!   protocol is [`clip_fuse`]'s, `fuse.rs` translates.
 //! * [`KernelMount`] puts the kernel's EROFS over such a connection.
 //! * [`mount_points`] reads the kernel's mount table; a mounted tree is never touched to learn
 //!   about it, because a touch on a dead or slow mount can block.
@@ -21,11 +22,10 @@ mod mapped;
 pub mod mount_points;
 mod nodes;
 pub mod read_ahead;
-mod resume;
 mod session;
 
 pub use image_fs::{ImageFs, ImageFsError, ImageInfo, Resolved};
 pub use kernel_mount::{KernelMount, carries_overlay};
 pub use mapped::Mapped;
 pub use nodes::Layout;
-pub use session::{Connected, MountOptions, Session, is_connected};
+pub use session::{MountOptions, Session, begin, is_connected, resume};

@@ -2,21 +2,18 @@
 
 use crate::{
     connection, fuse::FuseAdapter, image_fs::ImageFs, mount_points, nodes::Layout, read_ahead,
-    resume,
 };
-use fuser::{Config, SessionACL};
+use clip_fuse::{Connection, Dispatcher, Ended, Filesystem};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
-    fmt, io,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
-    thread::JoinHandle,
 };
 use tokio::runtime::Handle;
 
-/// Threads that read requests of one connection. Two: while one waits for the disk under the
-/// cache, the other answers.
+/// Threads for the requests of one mount. Two: while one waits for the disk under the cache, the other answers.
 const THREADS: usize = 2;
 
 /// How `clip mount` mounts.
@@ -30,57 +27,37 @@ pub struct MountOptions {
     pub allow_other: bool,
 }
 
-/// A connection whose INIT was answered, and that is to be served.
-pub struct Connected(fuser::Session<FuseAdapter>);
-
-impl Connected {
-    /// For `image` on the connection `fd` (an open `/dev/fuse` that another process mounts or has mounted). Returns once
-    /// the kernel's INIT was answered.
-    pub fn new(
-        image: Arc<ImageFs>,
-        fd: OwnedFd,
-        layout: Layout,
-        runtime: Handle,
-    ) -> io::Result<Self> {
-        let adapter = FuseAdapter::new(image, layout, runtime, true);
-        shake_hands(adapter, fd).map(Self)
-    }
-
-    /// For a connection `fd` whose server is gone and whose INIT was answered long ago. Requests which that one had taken
-    /// come again, so no reader notices more than a pause.
-    ///
-    /// `image` must have the tree that the connection was begun with, byte for byte: the kernel knows its node numbers.
-    ///
-    /// # Errors
-    /// `InvalidInput`: the kernel is older than Linux 6.9 and cannot resend.
-    pub fn resume(
-        image: Arc<ImageFs>,
-        fd: OwnedFd,
-        layout: Layout,
-        runtime: Handle,
-    ) -> io::Result<Self> {
-        let adapter = FuseAdapter::new(image, layout, runtime, true);
-        resume::resume(adapter, fd, config()).map(Self)
-    }
-
-    /// Serves it until the filesystem is unmounted or the connection aborted.
-    pub fn serve(self) -> io::Result<()> {
-        self.0.run()
-    }
+/// A connection for `image` on `fd` (an open `/dev/fuse` that another process has mounted), ready to be served. Returns once
+/// the kernel's INIT was answered; see [`Connection::begin`].
+pub fn begin(
+    image: Arc<ImageFs>,
+    fd: OwnedFd,
+    layout: Layout,
+    runtime: Handle,
+) -> io::Result<Connection> {
+    Connection::begin(fd, FuseAdapter::new(image, layout, runtime, true))
 }
 
-impl fmt::Debug for Connected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Connected").field(&self.0.as_fd()).finish()
-    }
+/// A connection for `image` on `fd`, whose server is gone; see [`Connection::resume`].
+///
+/// `image` must have the tree that the connection was begun with, byte for byte: the kernel knows its node numbers.
+pub fn resume(
+    image: Arc<ImageFs>,
+    fd: OwnedFd,
+    layout: Layout,
+    runtime: Handle,
+) -> io::Result<Connection> {
+    Connection::resume(fd, FuseAdapter::new(image, layout, runtime, true))
 }
 
 /// A mount that is being served in the background.
 #[derive(Debug)]
 pub struct Session {
-    thread: JoinHandle<io::Result<()>>,
+    ended: Ended,
     connection: OwnedFd,
     layout: Layout,
+    /// Whose threads serve it.
+    _dispatcher: Dispatcher,
 }
 
 impl Session {
@@ -95,26 +72,24 @@ impl Session {
     ) -> io::Result<Self> {
         let dir = &std::path::absolute(dir)?;
         let adapter = FuseAdapter::new(image, layout, runtime, options.allow_other);
-        let root_mode = adapter
-            .root_mode()
-            .map_err(|errno| io::Error::from_raw_os_error(errno.into()))?;
-        let connection = connection::mount(dir, source, root_mode, options)?;
-        let session = shake_hands(adapter, connection)
-            .and_then(|session| Self::spawn(session, layout))
+        let root = adapter.attributes(clip_fuse::ROOT)?;
+        let root_mode = (root.mode & 0o7777) as u16;
+        let fd = connection::mount(dir, source, root_mode, options)?;
+        let session = Connection::begin(fd, adapter)
+            .and_then(|connection| Self::serve(connection, layout))
             .inspect_err(|_| detach(dir))?;
         raise_read_ahead(dir);
         Ok(session)
     }
 
-    /// Serves in the place of a server that is gone; see [`Connected::resume`].
+    /// Serves in the place of a server that is gone; see [`resume`].
     pub fn resume(
         image: Arc<ImageFs>,
-        connection: OwnedFd,
+        fd: OwnedFd,
         layout: Layout,
         runtime: Handle,
     ) -> io::Result<Self> {
-        let connected = Connected::resume(image, connection, layout, runtime)?;
-        Self::spawn(connected.0, layout)
+        Self::serve(resume(image, fd, layout, runtime)?, layout)
     }
 
     /// The connection's descriptor. INIT was answered; whoever has a copy keeps the connection when this process is gone.
@@ -129,20 +104,16 @@ impl Session {
 
     /// Waits until the filesystem is unmounted or the connection aborted.
     pub fn join(self) -> io::Result<()> {
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the FUSE session panicked")))
+        self.ended.wait()
     }
 
-    fn spawn(session: fuser::Session<FuseAdapter>, layout: Layout) -> io::Result<Self> {
-        let connection = session.as_fd().try_clone_to_owned()?;
-        let thread = std::thread::Builder::new()
-            .name("fuse-session".to_owned())
-            .spawn(move || session.run())?;
+    fn serve(connection: Connection, layout: Layout) -> io::Result<Self> {
+        let dispatcher = Dispatcher::start(THREADS)?;
         Ok(Self {
-            thread,
-            connection,
+            connection: connection.as_fd().try_clone_to_owned()?,
+            ended: dispatcher.serve(connection)?,
             layout,
+            _dispatcher: dispatcher,
         })
     }
 }
@@ -154,21 +125,6 @@ pub fn is_connected(connection: BorrowedFd<'_>) -> bool {
     // The kernel answers at once, with an error for what has ended.
     let ended = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|answers| answers > 0);
     !ended
-}
-
-/// Answers the kernel's INIT on a new connection. Who may look into the mount is for the kernel to check.
-fn shake_hands(
-    adapter: FuseAdapter,
-    connection: OwnedFd,
-) -> io::Result<fuser::Session<FuseAdapter>> {
-    fuser::Session::from_fd(adapter, connection, SessionACL::All, config())
-}
-
-fn config() -> Config {
-    let mut config = Config::default();
-    config.acl = SessionACL::All;
-    config.n_threads = Some(THREADS);
-    config
 }
 
 /// Takes away the mount of a connection that could not be served.

@@ -68,15 +68,14 @@ impl Verbosity {
         if verbose { Self::Verbose } else { otherwise }
     }
 
-    /// Other people's crates stay at `info`: their debug lines drown ours. fuser warns of each request that a read-only
-    /// tree has no answer to, such as the ioctl with which Python asks whether a file is a terminal.
+    /// Other people's crates stay at `info`: their debug lines drown ours.
     fn directives(self) -> &'static str {
         match self {
-            Self::Quiet => "warn,fuser=error",
-            Self::Normal => "info,fuser=error,kube_client=warn,kube_runtime=warn",
+            Self::Quiet => "warn",
+            Self::Normal => "info,kube_client=warn,kube_runtime=warn",
             Self::Verbose => {
-                "info,fuser=error,kube_client=warn,kube_runtime=warn,clip=debug,clip_archive=debug,clip_cache=debug,clip_crds=debug,clip_csi_node=debug,\
-                 clip_engine=debug,clip_fs=debug,clip_index=debug,clip_operator=debug,clip_registry=debug,\
+                "info,kube_client=warn,kube_runtime=warn,clip=debug,clip_archive=debug,clip_cache=debug,clip_crds=debug,clip_csi_node=debug,\
+                 clip_engine=debug,clip_fs=debug,clip_fuse=debug,clip_index=debug,clip_operator=debug,clip_registry=debug,\
                  clip_seek=debug,clip_serve=debug,clip_telemetry=debug"
             }
         }

@@ -4,7 +4,6 @@
 //! (`clip_csi_node::wire`). It mounts nothing and **never looks into a mount of its own**: a thread that waits for itself
 //! could not even be killed. It ends when control does, and every connection with it.
 
-mod memory;
 mod own_view;
 mod served;
 
@@ -15,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,7 +25,9 @@ use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::wire::{
     CacheCounts, Command, Outcome, Reason, Refusal, Reply, Report, Request, Secret,
 };
-use clip_engine::{CacheLimits, FreeSpace, Node, NodeOptions, Pace, datagram, parse_bytes};
+use clip_engine::{
+    CacheLimits, Dispatcher, FreeSpace, Node, NodeOptions, Pace, datagram, parse_bytes,
+};
 use clip_registry::{ClientOptions, Credentials, Digest, PlainHttp};
 use clip_telemetry::logs::{self, Format, Verbosity};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -112,7 +114,6 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
         .context("cannot ask for the parent-death signal")?;
     open_files::raise_limit();
     own_view::hide(&args.hide)?;
-    memory::pay_for_what_is_used()?;
     let control = io::stdin()
         .as_fd()
         .try_clone_to_owned()
@@ -128,6 +129,7 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
     let server = Server {
         control,
         node,
+        dispatcher: Dispatcher::start(threads()).context("cannot start threads")?,
         profiles,
         start_window,
         completion,
@@ -135,6 +137,13 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
         served: Mutex::default(),
     };
     answer_requests(&Arc::new(server))
+}
+
+/// How many threads answer what the kernel asks, of all images. More than there are processors: some wait for the disk
+/// under the cache.
+fn threads() -> usize {
+    let processors = available_parallelism().map_or(1, usize::from);
+    (2 * processors).clamp(4, 32)
 }
 
 fn node_options(args: Args) -> NodeOptions {
@@ -165,6 +174,7 @@ fn node_options(args: Args) -> NodeOptions {
 struct Server {
     control: OwnedFd,
     node: Node,
+    dispatcher: Dispatcher,
     profiles: ProfileFiles,
     /// How long the start of an image is recorded.
     start_window: Duration,
@@ -202,7 +212,7 @@ fn answer_requests(server: &Arc<Server>) -> anyhow::Result<Infallible> {
 }
 
 impl Server {
-    fn answer(&self, request: Request, descriptor: Option<OwnedFd>) {
+    fn answer(self: &Arc<Self>, request: Request, descriptor: Option<OwnedFd>) {
         let id = request.id;
         match request.command {
             Command::Serve {
@@ -217,7 +227,8 @@ impl Server {
                     login,
                     resume,
                 };
-                self.serve(id, wanted, descriptor);
+                let outcome = self.serve(wanted, descriptor);
+                self.send(id, outcome.unwrap_or_else(refused));
             }
             Command::Prefetch {
                 archive_digest,
@@ -254,26 +265,41 @@ impl Server {
         }
     }
 
-    /// Answers when the connection is ready, and serves it until it is unmounted everywhere.
-    fn serve(&self, id: u64, wanted: Wanted, descriptor: Option<OwnedFd>) {
+    /// Serves an image until it is unmounted everywhere. Returns when the first can read.
+    fn serve(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Outcome, Refusal> {
         let (digest, is_start) = (wanted.digest.clone(), wanted.resume.is_none());
-        let (served, connected) = match Served::start(&self.node, wanted, descriptor) {
-            Ok(started) => started,
-            Err(refusal) => return self.send(id, refused(refusal)),
-        };
+        let (served, connection) = Served::start(&self.node, wanted, descriptor)?;
         let served = Arc::new(served);
-        self.served().insert(digest.clone(), served.clone());
         if is_start {
             self.record_start(&served, &digest);
         }
-        self.send(id, Outcome::Serving(served.serving()));
-        served.serve(connected);
+        let ended = self.dispatcher.serve(connection);
+        let ended = ended.map_err(|error| Refusal {
+            reason: Reason::Internal,
+            message: format!("cannot serve the connection: {error}"),
+        })?;
+        self.served().insert(digest.clone(), served.clone());
+        let (serving, server) = (served.serving(), self.clone());
+        self.runtime.spawn(async move {
+            let outcome = ended.await;
+            let ended = tokio::task::spawn_blocking(move || server.end(&served, &digest, outcome));
+            ended.await.expect("writes a file");
+        });
+        Ok(Outcome::Serving(serving))
+    }
+
+    fn end(&self, served: &Arc<Served>, digest: &Digest, outcome: io::Result<()>) {
+        served.end(outcome);
         let mut all = self.served();
         if all
-            .get(&digest)
-            .is_some_and(|latest| Arc::ptr_eq(latest, &served))
+            .get(digest)
+            .is_some_and(|latest| Arc::ptr_eq(latest, served))
         {
-            all.remove(&digest);
+            all.remove(digest);
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use clip_crds::{Prefetch, event_note};
 use clip_csi_node::wire::{FailedRead, Login, Reason, Refusal, Secret, Serving, Summary};
 use clip_engine::{
-    Connected, FetchAhead, Layout, Node, OpenImageError, OpenedImage, Pace, StartProfile, StateDir,
+    Connection, FetchAhead, Layout, Node, OpenImageError, OpenedImage, Pace, StartProfile, StateDir,
 };
 use clip_registry::{ClientError, Credentials, Digest};
 use tokio::runtime::Handle;
@@ -43,7 +43,7 @@ impl Served {
         node: &Node,
         wanted: Wanted,
         connection: Option<OwnedFd>,
-    ) -> Result<(Served, Connected), Refusal> {
+    ) -> Result<(Served, Connection), Refusal> {
         let Wanted {
             archive,
             digest,
@@ -153,10 +153,9 @@ impl Served {
         }
     }
 
-    /// Serves the image until it is unmounted everywhere.
-    pub fn serve(&self, connection: Connected) {
+    /// Its connection has ended: unmounted everywhere, or aborted.
+    pub fn end(&self, outcome: io::Result<()>) {
         let archive = &self.digest;
-        let outcome = connection.serve();
         self.end_recording();
         let fetched = self.image.fetched();
         match outcome {
@@ -167,7 +166,7 @@ impl Served {
 }
 
 /// Answers the kernel's INIT and everything after it.
-fn begin(node: &Node, image: &OpenedImage, connection: OwnedFd) -> Result<Connected, Refusal> {
+fn begin(node: &Node, image: &OpenedImage, connection: OwnedFd) -> Result<Connection, Refusal> {
     let connected = node.connect(image.fs.clone(), connection, Layout::TreeAndBlobs);
     connected.map_err(|error| Refusal {
         reason: Reason::Internal,
@@ -182,7 +181,7 @@ fn go_on(
     image: &OpenedImage,
     connection: OwnedFd,
     tree: &str,
-) -> Result<Connected, Refusal> {
+) -> Result<Connection, Refusal> {
     let cannot = |message: String| Refusal {
         reason: Reason::CannotResume,
         message,
