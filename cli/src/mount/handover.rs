@@ -3,6 +3,7 @@
 //! The line is a pair of sockets. The server's end is its standard input: a descriptor whose number everybody knows, and
 //! that no other process inherits. The keeper says first what there is to go on with, if anything; the server answers
 //! with what it serves, once it does. Both say it in the same way: one datagram with the [`Terms`] and two descriptors.
+//! From then on the server says now and then that it is alive.
 
 use super::background;
 use clip_engine::{Digest, datagram};
@@ -12,6 +13,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 use tokio::{io::Interest, net::UnixDatagram};
 
@@ -39,6 +41,9 @@ pub struct Terms {
     pub under_erofs: bool,
 }
 
+/// How often a server says that it is alive.
+pub const ALIVE_EVERY: Duration = Duration::from_secs(2);
+
 /// One end of the line between a keeper and a server.
 #[derive(Debug)]
 pub struct Line(OwnedFd);
@@ -59,7 +64,8 @@ impl Line {
         Ok(Self(socket))
     }
 
-    /// Says what there is to go on with; `None`: nothing, a mount is to be made.
+    /// Says what there is to go on with; `None`: nothing. From a keeper that means that a mount is to be made, from a server
+    /// that it is alive.
     pub fn send(&self, handover: Option<&Handover>) -> io::Result<()> {
         let message = serde_json::to_vec(&handover.map(|handover| &handover.terms))?;
         let descriptors = handover.map(|left| [left.connection.as_fd(), left.archive.as_fd()]);
@@ -69,6 +75,19 @@ impl Line {
     /// Waits for what the other side has to say.
     pub fn receive(&self) -> io::Result<Option<Handover>> {
         receive(&self.0)
+    }
+
+    /// Says every [`ALIVE_EVERY`] that this process works, as long as somebody listens.
+    pub async fn stay_alive(self) {
+        // A keeper that does not listen must not stop this process.
+        let quick = rustix::io::ioctl_fionbio(&self.0, true);
+        while quick.is_ok() {
+            tokio::time::sleep(ALIVE_EVERY).await;
+            match self.send(None) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                _ => {}
+            }
+        }
     }
 
     /// For a keeper, who waits for other things as well.

@@ -33,6 +33,8 @@ const STARTED: Duration = Duration::from_millis(250);
 /// Pauses before the next server, when the one before failed at its start: none, then from this, doubling, to `MAX_PAUSE`.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// A server that says nothing for so long hangs. It is killed, for the next one can do better.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// So many servers may fail at their start, one after the other. With the pauses between them readers wait for 9 s, then
 /// for nobody: an error says more than waiting for ever.
 const TRIES: u32 = 10;
@@ -124,19 +126,21 @@ impl Keeper<'_> {
                 };
             }
         };
-        let mut line = Some(line);
+        let mut is_heard = true;
         let mut serves_since = None;
         loop {
             tokio::select! {
-                // First what it said, then that it ended.
+                // First what it said, then that it ended, then that it said nothing.
                 biased;
-                handover = hear(&line) => {
-                    line = None;
-                    if let Ok(Some(handover)) = handover {
+                said = line.receive(), if is_heard => match said {
+                    Ok(Some(handover)) => {
                         self.serves(handover);
                         serves_since = Some(Instant::now());
                     }
-                }
+                    // It is alive.
+                    Ok(None) => {}
+                    Err(_) => is_heard = false,
+                },
                 () = self.signals.received() => {
                     self.told_to_end = true;
                     tell_to_end(&server);
@@ -144,6 +148,11 @@ impl Keeper<'_> {
                 status = server.wait() => {
                     let served = serves_since.map_or(Duration::ZERO, |since| since.elapsed());
                     return Life { status: status.ok(), served };
+                }
+                () = tokio::time::sleep(PATIENCE), if serves_since.is_some() => {
+                    let (dir, seconds) = (self.dir.display(), PATIENCE.as_secs());
+                    say(format_args!("the server of {dir} hangs: it was silent for {seconds} s, and is killed"));
+                    let _ = server.start_kill();
                 }
             }
         }
@@ -233,14 +242,6 @@ fn start_server(handover: Option<&Handover>) -> io::Result<(Child, ListeningLine
     let mut command = Command::from(Role::Server.command());
     let server = command.stdin(stdin).stdout(Stdio::null()).spawn()?;
     Ok((server, line))
-}
-
-/// What the server says on its line; waits for ever when it has said it.
-async fn hear(line: &Option<ListeningLine>) -> io::Result<Option<Handover>> {
-    match line {
-        Some(line) => line.receive().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The server unmounts, as it would without a keeper.

@@ -50,6 +50,7 @@ impl Serving<'_> {
         let _ = mounted
             .handover()
             .and_then(|handover| line.send(Some(&handover)));
+        mounted.opened.runtime.spawn(line.stay_alive());
         background::let_go_of_stderr();
         self.serve(mounted)
     }

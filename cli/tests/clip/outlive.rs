@@ -4,7 +4,7 @@
 
 use crate::scene::{PATIENCE, Published, Scene, is_mounted, process, publish, serving};
 use clip_testkit::{
-    guard::{Mounted, wait_until},
+    guard::{Mounted, hang, wait_until},
     layout::{self, Flaw, Layer},
     proxy::Mood,
 };
@@ -240,6 +240,31 @@ fn s9_sigterm_to_keeper_or_server_unmounts() {
         kept.wait_for_the_end();
         kept.assert_nothing_left();
     }
+}
+
+/// As the death of the server of a mount in the background.
+#[test]
+fn s9_a_server_that_hangs_is_replaced_and_no_read_fails() {
+    let mount_and_hang = |engine: &str| {
+        let scene = Scene::new();
+        let _published = published(&scene, "image", 0);
+        let kept = Kept::mount(&scene, engine);
+        let hung = kept.process("server").unwrap();
+        hang(hung.as_raw() as u32).unwrap();
+        for reader in kept.start_readers(0) {
+            reader.has_read(0);
+        }
+        assert_ne!(kept.process("server"), Some(hung));
+        let log = kept.log();
+        assert!(log.contains("hangs: it was silent for 20 s"), "{log}");
+        kept.umount();
+    };
+    // Most of it is waiting.
+    std::thread::scope(|scope| {
+        for engine in ENGINES {
+            scope.spawn(move || mount_and_hang(engine));
+        }
+    });
 }
 
 #[test]
