@@ -1,10 +1,11 @@
 //! kill -9 of `clip` at any moment: repeating the command is all that is needed.
 
-use crate::scene::{Scene, engine_is_erofs, is_mounted, serving};
+use crate::scene::{Scene, engine_is_erofs, is_mounted, publish, serving};
 use clip_testkit::{
     guard::{Mounted, Running, hang, wait_until},
     images,
     layout::{self, Flaw, Layer},
+    proxy::Mood,
 };
 use nix::{
     mount::{MntFlags, umount2},
@@ -13,7 +14,7 @@ use nix::{
 };
 use std::{
     path::PathBuf,
-    process::Stdio,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -114,6 +115,72 @@ fn s9_a_server_that_ends_leaves_the_next_mount_at_its_place() {
     assert_eq!(first.wait(), Some(0));
     let read = std::fs::read(second.path().join("file"));
     assert_eq!(read.unwrap(), b"content");
+}
+
+/// docs/semantics.md: "Whoever reads can be killed while it waits."
+#[test]
+fn s8_whoever_waits_for_a_registry_that_is_silent_can_be_killed() {
+    let scene = Scene::new();
+    let names = ["cat", "tail", "direct", "mapped", "program"];
+    let layer = (0..).zip(names).fold(Layer::new(), |layer, (seed, name)| {
+        layer.file(name, layout::noise(300_001, seed))
+    });
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    let published = publish(&layout);
+    let reference = &published.reference;
+    // Each file in spans of its own: nobody waits for what another has asked for.
+    scene.ok(["index", "--max-span", "65536", reference, "image.clip"]);
+    scene.dir("mnt");
+    let mounted = scene.mount(["image.clip", "mnt"]);
+    published.proxy.set(Mood::Silent);
+    let file = |name: &str| mounted.path().join(name).display().to_string();
+    let shell = |command: String| {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("exec {command}")]);
+        Running(
+            shell
+                .stderr(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
+    };
+    let read_mapped = format!(
+        "import mmap; file = open('{}'); mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)[200000]",
+        file("mapped")
+    );
+    let readers = [
+        shell(format!("cat {}", file("cat"))),
+        // The last page alone, which nothing is read ahead of.
+        shell(format!("tail -c 1 {}", file("tail"))),
+        shell(format!("dd if={} bs=64k iflag=direct", file("direct"))),
+        shell(format!("python3 -c \"{read_mapped}\"")),
+        shell(format!("/lib64/ld-linux-x86-64.so.2 {}", file("program"))),
+    ];
+    // Long enough for each to begin. One that has not is killed as well.
+    std::thread::sleep(Duration::from_secs(2));
+    for (name, mut reader) in names.into_iter().zip(readers) {
+        if name == "direct" && engine_is_erofs() {
+            assert!(!reader.0.wait().unwrap().success(), "refused");
+            continue;
+        }
+        assert!(
+            reader.0.try_wait().unwrap().is_none(),
+            "{name} does not wait"
+        );
+        reader.0.kill().unwrap();
+        wait_until(
+            &format!("the end of {name}"),
+            Duration::from_secs(20),
+            || reader.0.try_wait().unwrap().is_some(),
+        )
+        .unwrap();
+    }
+    published.proxy.set(Mood::Relay);
+    for (seed, name) in (0..).zip(names) {
+        let read = std::fs::read(mounted.path().join(name)).unwrap();
+        assert!(read == layout::noise(300_001, seed), "{name}");
+    }
 }
 
 #[test]

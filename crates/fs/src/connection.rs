@@ -1,8 +1,8 @@
 //! Making FUSE connections: a descriptor of `/dev/fuse`, and the mount on which the kernel asks it. By mount(2) where that
 //! is allowed, else through `fusermount3` (fusermount3(1)), which is set-user-ID root.
 //!
-//! fuser can mount as well, but then unmounts when its session ends, although the user has done so already. By then
-//! another image may be mounted at the same place.
+//! Nobody unmounts because a server ends: the user may have done so already, and another image be mounted at the same
+//! place by then.
 
 use crate::{datagram, session::MountOptions};
 use rustix::{

@@ -12,12 +12,19 @@ use clip_archive::erofs::{FileType, Inode};
 use clip_archive::limits::NAME_BYTES_MAX;
 use clip_fuse::{Attributes, DirList, Filesystem, Reply, Statistics, Traits};
 use rustix::io::Errno;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::runtime::Handle;
 
 /// Types as in `st_mode`.
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR_FILE: u32 = 0o100_000;
+
+/// So long a read past the page cache goes on after a signal to who asked. If it killed him, he cannot end before; if
+/// not, the read fails with EINTR although he could have waited.
+const AFTER_A_SIGNAL: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct FuseAdapter {
@@ -206,13 +213,13 @@ impl Filesystem for FuseAdapter {
         read.map_err(|error| read_failed(&self.image, node, offset, len, &error))
     }
 
-    fn read_later(&self, node: u64, offset: u64, len: usize, reply: Reply) {
+    fn read_later(&self, node: u64, offset: u64, len: usize, mut reply: Reply) {
         let (image, node) = (self.image.clone(), self.node(node));
         self.runtime.spawn(async move {
-            let result = match node {
-                Node::Blob(index) => image.read_layer(index, offset, len).await,
-                Node::Tree(nid) => image.read(nid, offset, len).await,
-                Node::Top | Node::Blobs => Ok(Vec::new()),
+            let result = tokio::select! {
+                biased;
+                result = read(&image, node, offset, len) => result,
+                () = too_long_after_a_signal(&mut reply) => return reply.error(Errno::INTR),
             };
             match result {
                 Ok(data) => reply.data(&data),
@@ -228,7 +235,7 @@ impl Filesystem for FuseAdapter {
         };
         let value = self.image.tree().xattr(nid, name);
         let value = value.map_err(|error| self.damaged(&error))?;
-        out.extend_from_slice(&value.ok_or(Errno::NODATA)?);
+        out.extend_from_slice(value.ok_or(Errno::NODATA)?);
         Ok(())
     }
 
@@ -250,6 +257,25 @@ impl Filesystem for FuseAdapter {
             nodes: self.image.tree().inode_count(),
         }
     }
+}
+
+async fn read(
+    image: &ImageFs,
+    node: Node,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>, ImageFsError> {
+    match node {
+        Node::Blob(index) => image.read_layer(index, offset, len).await,
+        Node::Tree(nid) => image.read(nid, offset, len).await,
+        Node::Top | Node::Blobs => Ok(Vec::new()),
+    }
+}
+
+/// Returns when who asked may have been killed for so long that he should not be kept.
+async fn too_long_after_a_signal(reply: &mut Reply) {
+    reply.signalled().await;
+    tokio::time::sleep(AFTER_A_SIGNAL).await;
 }
 
 /// The kernel asks FUSE about any name. Other file systems are asked for those in a namespace of xattr(7) only, and for

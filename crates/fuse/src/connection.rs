@@ -4,7 +4,7 @@ use crate::{
     answer,
     dir_list::DirList,
     filesystem::{Filesystem, Traits},
-    reply::{Channel, Reply},
+    reply::{Channel, Reply, Waiting},
     request::{Operation, Request},
     wire::{MAJOR, NOTIFY_RESEND, capability},
 };
@@ -23,6 +23,7 @@ const REQUEST_LEN_MAX: usize = answer::READ_LEN_MAX as usize + 4096;
 /// A FUSE connection whose INIT was answered, and that is to be served ([`Dispatcher::serve`](crate::Dispatcher::serve)).
 pub struct Connection {
     channel: Channel,
+    waiting: Waiting,
     filesystem: Box<dyn Filesystem>,
     traits: Traits,
     /// The kernel opens files and directories without asking, once it has been told so.
@@ -113,6 +114,7 @@ impl Connection {
     fn new(fd: OwnedFd, filesystem: impl Filesystem) -> Self {
         Self {
             channel: Channel::new(fd),
+            waiting: Waiting::default(),
             traits: filesystem.traits(),
             filesystem: Box::new(filesystem),
             // As every kernel does that can resend.
@@ -162,24 +164,39 @@ impl Connection {
         answer::begin(out);
         match request.operation {
             Operation::Forget => None,
-            Operation::Read { offset, len } => self.read(unique, node, offset, len as usize, out),
+            Operation::Interrupt { unique } => match self.waiting.interrupt(unique) {
+                true => None,
+                // It was answered meanwhile, or another thread has just taken it: the kernel says it again if need be.
+                false => Some(Err(Errno::AGAIN)),
+            },
+            Operation::Read {
+                offset,
+                len,
+                is_direct,
+            } => {
+                let len = len as usize;
+                let later = || {
+                    let (channel, waiting) = (self.channel.clone(), self.waiting.clone());
+                    Reply::new(channel, unique, waiting, is_direct)
+                };
+                self.read(node, offset, len, out, later)
+            }
             ref operation => Some(self.answer_now(node, operation, out)),
         }
     }
 
     fn read(
         &self,
-        unique: u64,
         node: u64,
         offset: u64,
         len: usize,
         out: &mut Vec<u8>,
+        later: impl FnOnce() -> Reply,
     ) -> Option<Result<(), Errno>> {
         match self.filesystem.read_now(node, offset, len, out) {
             Ok(true) => Some(Ok(())),
             Ok(false) => {
-                let reply = Reply::new(self.channel.clone(), unique);
-                self.filesystem.read_later(node, offset, len, reply);
+                self.filesystem.read_later(node, offset, len, later());
                 None
             }
             Err(error) => Some(Err(error)),

@@ -8,9 +8,9 @@
 //! The kernel keeps everything that it was told: after one cold pass a walk, a stat or an open sends no message. Nothing
 //! is kept here between two requests, so the next server needs the descriptor and the same tree, no more.
 //!
-//! A request cannot be interrupted (INTERRUPT is answered with `ENOSYS`): the kernel asks for it on any signal to whoever
-//! waits, such as the one with which Go's runtime preempts its threads, and a read of a file must not fail for that. Who
-//! is killed does not wait for the answer, for what waits are reads into the page cache.
+//! The kernel tells of any signal to whoever waits (INTERRUPT), such as the one with which Go's runtime preempts its
+//! threads, and a read of a file must not fail for that. Who is killed while the page cache is filled does not wait for
+//! the answer. Who reads past it does ([`Reply::signalled`]).
 
 mod answer;
 mod connection;

@@ -1,6 +1,7 @@
 //! A message of the kernel's, taken apart.
 
-use crate::wire::{GetxattrIn, InHeader, InitIn, ReadIn, capability, opcode};
+use crate::wire::{GetxattrIn, InHeader, InitIn, InterruptIn, ReadIn, capability, opcode};
+use rustix::fs::OFlags;
 use zerocopy::FromBytes;
 
 /// What is asked.
@@ -33,6 +34,8 @@ pub enum Operation<'a> {
     Read {
         offset: u64,
         len: u32,
+        /// Past the page cache (`O_DIRECT`).
+        is_direct: bool,
     },
     ReadDirectory {
         cookie: u64,
@@ -48,12 +51,15 @@ pub enum Operation<'a> {
     ListXattr {
         len: u32,
     },
+    /// Who waits for the answer to request `unique` got a signal.
+    Interrupt {
+        unique: u64,
+    },
     /// Something that was open is not any more.
     Release,
     /// The kernel forgets nodes, and wants no answer.
     Forget,
-    /// Anything else. Of a filesystem that is mounted read-only the kernel asks little of it: ioctl, SEEK_HOLE, and that
-    /// a request be interrupted.
+    /// Anything else. Of a filesystem that is mounted read-only the kernel asks little of it: ioctl and SEEK_HOLE.
     Other,
 }
 
@@ -87,6 +93,7 @@ impl<'a> Operation<'a> {
                 Self::Read {
                     offset: read.offset,
                     len: read.size,
+                    is_direct: read.flags & OFlags::DIRECT.bits() != 0,
                 }
             }
             opcode::READDIR | opcode::READDIRPLUS => {
@@ -108,6 +115,12 @@ impl<'a> Operation<'a> {
             opcode::LISTXATTR => {
                 let (wanted, _) = GetxattrIn::read_from_prefix(body).ok()?;
                 Self::ListXattr { len: wanted.size }
+            }
+            opcode::INTERRUPT => {
+                let (interrupt, _) = InterruptIn::read_from_prefix(body).ok()?;
+                Self::Interrupt {
+                    unique: interrupt.unique,
+                }
             }
             opcode::RELEASE | opcode::RELEASEDIR | opcode::DESTROY => Self::Release,
             opcode::FORGET | opcode::BATCH_FORGET => Self::Forget,

@@ -24,6 +24,7 @@ pub mod opcode {
     pub const OPENDIR: u32 = 27;
     pub const READDIR: u32 = 28;
     pub const RELEASEDIR: u32 = 29;
+    pub const INTERRUPT: u32 = 36;
     pub const DESTROY: u32 = 38;
     pub const BATCH_FORGET: u32 = 42;
     pub const READDIRPLUS: u32 = 44;
@@ -118,6 +119,13 @@ pub struct ReadIn {
     pub lock_owner: u64,
     pub flags: u32,
     pub padding: u32,
+}
+
+/// The request that a signal came for.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct InterruptIn {
+    pub unique: u64,
 }
 
 #[repr(C)]

@@ -12,6 +12,7 @@ use clip_fuse::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
 };
@@ -37,6 +38,7 @@ const HAS_RESEND: u32 = 1 << 7;
 const ENOSYS: i32 = -38;
 const EIO: i32 = -5;
 const ERANGE: i32 = -34;
+const EAGAIN: i32 = -11;
 
 /// A node whose attributes nobody can tell without a panic.
 const PANIC: u64 = 66;
@@ -330,8 +332,29 @@ fn an_attribute_fits_or_its_length_is_told() {
 }
 
 #[test]
-fn nothing_is_interrupted() {
+fn only_a_read_past_the_page_cache_is_told_of_a_signal() {
     let (kernel, _) = Kernel::begin(0, 0);
-    kernel.ask(2, INTERRUPT, 0, &[0; 8]);
-    assert_eq!(kernel.answer_to(2).0, ENOSYS);
+    let mut direct = read_in(4096, 100);
+    direct[32..36].copy_from_slice(&OFlags::DIRECT.bits().to_ne_bytes());
+    let cases = [(2, direct, true), (4, read_in(4096, 100), false)];
+    for (unique, body, is_told) in cases {
+        kernel.ask(unique, READ, 10, &body);
+        let mut reply = kernel.reads.recv().unwrap();
+        // The kernel marks the number of an INTERRUPT by its last bit.
+        kernel.ask(unique + 1, INTERRUPT, 0, &unique.to_ne_bytes());
+        let told = clock().block_on(async {
+            tokio::time::timeout(Duration::from_millis(300), reply.signalled()).await
+        });
+        assert_eq!(told.is_ok(), is_told);
+        reply.data(b"later");
+        assert_eq!(kernel.answer_to(unique), (0, b"later".to_vec()));
+        // Now it does not wait any more.
+        kernel.ask(unique + 1, INTERRUPT, 0, &unique.to_ne_bytes());
+        assert_eq!(kernel.answer_to(unique + 1).0, EAGAIN);
+    }
+}
+
+fn clock() -> tokio::runtime::Runtime {
+    let mut clock = tokio::runtime::Builder::new_current_thread();
+    clock.enable_time().build().unwrap()
 }
