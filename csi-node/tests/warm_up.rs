@@ -32,7 +32,7 @@ fn read_all(target: &Path) {
     }
 }
 
-/// "**A first pod on a node that was warmed up needs no registry**"
+/// docs/semantics.md: "A first pod on a node that was warmed up needs no registry".
 #[test]
 fn a_first_pod_reads_everything_of_a_warm_image_when_the_registry_is_gone() {
     let mut scene = Scene::new();
@@ -80,7 +80,7 @@ fn a_warm_up_is_tried_again_while_the_registry_fails_and_holds_up_no_pod() {
     scene.assert_nothing_left();
 }
 
-/// "**What does not fit is not fetched**"
+/// docs/semantics.md: "What the cache has no room for is not fetched in advance".
 #[test]
 fn an_image_larger_than_the_cache_is_refused_before_anything_of_it_is_fetched() {
     let mut scene = Scene::new();
