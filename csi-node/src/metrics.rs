@@ -163,6 +163,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn images_to_be_warmed_up_are_counted_by_how_far_they_are() {
+        let mut metrics = Metrics::new("test", "1");
+        let node = NodeMetrics::new(&mut metrics);
+        node.warm_ups(|state| match state {
+            State::Waiting => 0,
+            State::Warm => 2,
+            State::Failed => 1,
+        });
+        node.warm_up_fetched.inc_by(70);
+        let text = metrics.encode();
+        for line in [
+            "clip_warm_up_images{state=\"waiting\"} 0",
+            "clip_warm_up_images{state=\"warm\"} 2",
+            "clip_warm_up_images{state=\"failed\"} 1",
+            "clip_warm_up_fetched_bytes_total 70",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn what_the_cache_did_is_counted_once() {
         let mut metrics = Metrics::new("test", "1");
         let node = NodeMetrics::new(&mut metrics);

@@ -47,49 +47,53 @@ pub struct WarmUp {
     pub metrics: NodeMetrics,
 }
 
+/// What is known from one round to the next.
+struct Round {
+    wishes: watch::Receiver<Wishes>,
+    queue: Queue,
+    /// The archives that the server was told to keep.
+    kept: BTreeSet<Digest>,
+    /// Which life of the server that was.
+    generation: u64,
+}
+
 impl WarmUp {
     /// Has what is wished for on this node, for ever.
-    pub async fn keep_up(&self, mut wishes: watch::Receiver<Wishes>) {
-        let mut queue = Queue::default();
-        let (mut generation, mut kept) = (0, BTreeSet::new());
+    pub async fn keep_up(&self, wishes: watch::Receiver<Wishes>) {
+        let mut round = Round {
+            wishes,
+            queue: Queue::default(),
+            kept: BTreeSet::new(),
+            generation: 0,
+        };
         loop {
             let Ok(running) = self.serve.generation().await else {
                 tokio::time::sleep(SERVER_PAUSE).await;
                 continue;
             };
-            if running != generation {
-                generation = running;
-                kept.clear();
-                queue.look_again(now());
-            }
-            let wanted = wishes.borrow_and_update().clone();
-            self.let_go(&mut kept, &wanted).await;
-            queue.update(&wanted, now());
-            self.metrics.warm_ups(|state| queue.count(state));
-            match queue.next(now()) {
-                Next::Now(image) => {
-                    self.turn(&image, &wanted[&image], &mut queue, &mut kept, &mut wishes)
-                        .await;
+            round.look_at_server(running);
+            let wanted = round.wishes.borrow_and_update().clone();
+            self.let_go(&mut round.kept, &wanted).await;
+            round.queue.update(&wanted, now());
+            self.metrics.warm_ups(|state| round.queue.count(state));
+            match round.queue.next(now()) {
+                Next::Now(image) => self.turn(&mut round, &image, &wanted[&image]).await,
+                Next::At(due) => {
+                    let due = tokio::time::sleep_until(due);
+                    tokio::select! { () = due => {}, () = self.news(&mut round) => {} }
                 }
-                next => self.wait(next, generation, &mut wishes).await,
+                Next::Never => self.news(&mut round).await,
             }
         }
     }
 
     /// Warms up one image, unless it is not wished for any more before that is done.
-    async fn turn(
-        &self,
-        image: &ImageId,
-        wish: &Wish,
-        queue: &mut Queue,
-        kept: &mut BTreeSet<Digest>,
-        wishes: &mut watch::Receiver<Wishes>,
-    ) {
+    async fn turn(&self, round: &mut Round, image: &ImageId, wish: &Wish) {
         let archive = &wish.archive.digest;
-        kept.insert(archive.clone());
+        round.kept.insert(archive.clone());
         let attempt = tokio::select! {
             attempt = self.attempt(image, wish) => attempt,
-            () = not_wished(wishes, image, archive) => {
+            () = not_wished(&mut round.wishes, image, archive) => {
                 tracing::info!(%image, %archive, "not to be warmed up any more");
                 return;
             }
@@ -97,23 +101,16 @@ impl WarmUp {
         if let Attempt::Warm { fetched_bytes, .. } = attempt {
             self.metrics.warm_up_fetched.inc_by(fetched_bytes);
         }
-        if queue.record(image, &attempt, now()) {
+        if round.queue.record(image, &attempt, now()) {
             self.events.tell(image, wish, &attempt).await;
         }
     }
 
-    /// Until it is time, something else is wished for, or another server runs.
-    async fn wait(&self, next: Next, generation: u64, wishes: &mut watch::Receiver<Wishes>) {
-        let due = async {
-            match next {
-                Next::At(due) => tokio::time::sleep_until(due).await,
-                _ => std::future::pending().await,
-            }
-        };
+    /// Returns when something else is wished for, or another server runs.
+    async fn news(&self, round: &mut Round) {
         tokio::select! {
-            () = due => {}
-            () = changed(wishes) => {}
-            _ = self.serve.later_than(generation) => {}
+            () = changed(&mut round.wishes) => {}
+            _ = self.serve.later_than(round.generation) => {}
         }
     }
 
@@ -180,6 +177,17 @@ impl WarmUp {
                 // A server that is gone keeps nothing.
                 tracing::debug!(%error, "cannot let go of what was warmed up");
             }
+        }
+    }
+}
+
+impl Round {
+    /// Another life of the server keeps nothing.
+    fn look_at_server(&mut self, running: u64) {
+        if running != self.generation {
+            self.generation = running;
+            self.kept.clear();
+            self.queue.look_again(now());
         }
     }
 }

@@ -97,19 +97,19 @@ impl Cluster {
         let mut labels = None;
         let mut labels_are_due = tokio::time::interval(LABELS_EVERY);
         loop {
+            let went_by_labels = known.go_by_labels();
             tokio::select! {
                 change = changes.next() => match change {
                     Some(Ok(change)) => known.take(change, &self.platform),
                     Some(Err(error)) => {
                         tracing::warn!(%error, "the watch of ClipImages is interrupted; what is warmed up stays as it is");
-                        continue;
                     }
                     None => return tracing::error!("the watch of ClipImages ended"),
                 },
                 _ = labels_are_due.tick() => labels = self.newer_labels(&known, labels).await,
             }
-            if labels.is_none() {
-                labels = self.newer_labels(&known, None).await;
+            if known.go_by_labels() && !went_by_labels {
+                labels_are_due.reset_immediately();
             }
             if let Some(images) = &known.images {
                 tell(told, chosen(images, labels.as_ref()));

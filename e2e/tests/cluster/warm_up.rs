@@ -1,9 +1,12 @@
 //! Images that nodes have before any pod.
 
+use std::mem::ManuallyDrop;
+
 use serde_json::json;
 
-use crate::kube::{Namespace, REGISTRY, kubectl};
+use crate::kube::{Namespace, PRIVATE_REGISTRY, REGISTRY, kubectl};
 use crate::node::{self, process};
+use crate::registries::secret;
 
 /// The label by which the story chooses its node.
 const LABEL: &str = "clip.dev/warm-up-story";
@@ -63,4 +66,33 @@ fn s11_a_first_pod_reads_all_of_an_image_that_its_node_was_warmed_up_with_while_
     ns.wait_log("reader", "read");
     drop(silenced);
     kubectl(&["label", "node", "--all", &format!("{LABEL}-")]).unwrap();
+}
+
+#[test]
+fn s11_a_private_image_is_warmed_up_with_the_secret_that_an_admin_lets_nodes_read_and_no_other() {
+    // As the chart was installed: `e2e/run`.
+    let ns = ManuallyDrop::new(Namespace("default".to_owned()));
+    for name in ["warm-up", "not-for-nodes"] {
+        ns.apply(&secret(name));
+        ns.clip_image(
+            name,
+            json!({
+                "image": format!("{PRIVATE_REGISTRY}/demo/alpine-like:1"),
+                // Pieces of sizes that nobody else has.
+                "index": {"maxSpan": if name == "warm-up" { "640Ki" } else { "896Ki" }},
+                "pullSecrets": [{"name": name}],
+                "warmUp": {},
+            }),
+        );
+    }
+    ns.wait_event_of("warm-up", "WarmedUp");
+    let events = ns.wait_event_of("not-for-nodes", "WarmUpFailed");
+    assert!(
+        events.contains("may not read the pull secret default/not-for-nodes"),
+        "{events}"
+    );
+    for kind in ["clipimages", "secrets"] {
+        ns.kubectl(&["delete", kind, "warm-up", "not-for-nodes"])
+            .unwrap();
+    }
 }
