@@ -101,9 +101,24 @@ pub struct ClipImageSpec {
     #[serde(default)]
     pub prefetch: Prefetch,
 
+    /// Have nodes fetch the whole image although no pod uses it yet, while no reader waits: afterwards a first pod starts
+    /// as fast as a second one, and the registry may be gone. Each node tells by an event when it is done, or why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm_up: Option<WarmUpSpec>,
+
     /// Where the archive is kept.
     #[serde(default)]
     pub publish: PublishSpec,
+}
+
+/// On which nodes the whole image is fetched.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WarmUpSpec {
+    /// Labels of these nodes. Default: every node that runs the node plugin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub node_selector: BTreeMap<String, String>,
 }
 
 /// The name of a Secret in the ClipImage's namespace.

@@ -70,13 +70,19 @@ impl Archives {
     /// The archive on disk, fetched if it is not there yet.
     ///
     /// `credentials` are a docker configuration for registries that have it. Of several pods that want the same archive
-    /// at the same time, the first one's are used.
+    /// at the same time, the first one's are used; where they fail, each tries its own.
     pub async fn ensure(
         &self,
         wanted: &ArchiveRef,
         credentials: Option<&Secret>,
     ) -> Result<LocalArchive, Arc<FetchError>> {
         if let Some(archive) = self.on_disk(&wanted.digest) {
+            return Ok(archive);
+        }
+        let others = self.under_way().get(&wanted.digest).cloned();
+        if let Some(others) = others
+            && let Ok(archive) = others.await
+        {
             return Ok(archive);
         }
         let fetch = self

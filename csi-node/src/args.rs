@@ -9,6 +9,7 @@ use clip_engine::{FreeSpace, parse_bytes};
 use clip_telemetry::logs::Format;
 
 use crate::engines::Engine;
+use crate::warm_up::pull_secrets::SecretId;
 
 /// The CSI node plugin of Clip: mounts indexed container images into pods.
 #[derive(Clone, Debug, Parser)]
@@ -54,6 +55,16 @@ pub struct Args {
     /// fast as it gets.
     #[arg(long, env = "CLIP_COMPLETE_RATE", value_name = "SIZE", value_parser = parse_bytes)]
     pub complete_rate: Option<u64>,
+
+    /// A secret that may be read to warm up private images, as NAMESPACE/NAME; may be repeated. Used for ClipImages of that
+    /// namespace that name it in spec.pullSecrets.
+    #[arg(
+        long,
+        env = "CLIP_WARM_UP_SECRET",
+        value_name = "NAMESPACE/NAME",
+        value_delimiter = ','
+    )]
+    pub warm_up_secret: Vec<SecretId>,
 
     /// The operator's archive service, such as http://clip-archives.clip-system.svc.
     #[arg(long, env = "CLIP_ARCHIVE_SERVICE", value_name = "URL")]
@@ -129,7 +140,8 @@ pub struct Args {
     )]
     pub record_start: u64,
 
-    /// Without Kubernetes, for trying and debugging: `clipImage: NAME` means the archive NAME.clip in this folder.
+    /// Without Kubernetes, for trying and debugging: `clipImage: NAME` means the archive NAME.clip in this folder; with a
+    /// file NAME.warm-up it is warmed up.
     #[arg(long, env = "CLIP_CLIPIMAGES_FROM", value_name = "DIR")]
     pub clipimages_from: Option<PathBuf>,
 

@@ -1,5 +1,6 @@
 //! Archives from a folder instead of `ClipImage`s (`--clipimages-from DIR`): to try or debug the plugin without a
-//! cluster. `clipImage: NAME` means the file `DIR/NAME.clip`.
+//! cluster. `clipImage: NAME` means the file `DIR/NAME.clip`. A file `DIR/NAME.warm-up` stands for `spec.warmUp`; its
+//! content, if it has any, for the pull secret.
 
 use std::path::{Path, PathBuf};
 
@@ -8,9 +9,10 @@ use clip_registry::Digest;
 
 use crate::archives::digest_of_file;
 use crate::resolve::{ArchiveRef, Place, ResolveError, Verdict};
+use crate::warm_up::wishes::{ImageId, Wish, Wishes};
 
 /// A folder of archives.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
 }
@@ -45,6 +47,41 @@ impl Folder {
             places: vec![Place::File(file)],
             prefetch: Prefetch::default(),
         }))
+    }
+
+    /// The images that are to be warmed up. A folder that cannot be read has none.
+    pub async fn wishes(&self) -> Wishes {
+        let mut wishes = Wishes::new();
+        for (name, file) in self.warm_up_files().unwrap_or_default() {
+            let found = self.look(&VolumeSource::ClipImage(name.clone())).await;
+            let Ok(Verdict::Ready(archive)) = found else {
+                continue;
+            };
+            let has_secret = std::fs::metadata(&file).is_ok_and(|found| found.len() > 0);
+            let pull_secrets = has_secret.then(|| file.display().to_string());
+            let wish = Wish {
+                archive,
+                pull_secrets: pull_secrets.into_iter().collect(),
+                uid: None,
+            };
+            let namespace = String::new();
+            wishes.insert(ImageId { namespace, name }, wish);
+        }
+        wishes
+    }
+
+    /// By the names of their images.
+    fn warm_up_files(&self) -> std::io::Result<Vec<(String, PathBuf)>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|found| found == "warm-up")
+                && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+            {
+                files.push((name.to_owned(), path));
+            }
+        }
+        Ok(files)
     }
 }
 

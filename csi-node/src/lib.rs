@@ -7,7 +7,7 @@
 //! ```
 //! This library is control; `src/bin/clip-serve` is data and shares only [`wire`] and the names of [`profiles`] with it. A publish goes through
 //! [`node`] (gRPC) → [`request`] (checked) → [`publish`] (the steps) → [`resolve`] (which archive) → [`archives`] (on
-//! disk) → [`mounts`] (one for each archive) → [`syscalls`].
+//! disk) → [`mounts`] (one for each archive) → [`syscalls`]. What no pod asked for yet is fetched by [`warm_up`].
 
 pub mod archive_sources;
 pub mod archives;
@@ -37,4 +37,5 @@ pub mod server;
 pub mod syscalls;
 pub mod troubles;
 pub mod turn;
+pub mod warm_up;
 pub mod wire;

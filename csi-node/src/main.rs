@@ -30,6 +30,10 @@ use clip_csi_node::serve_process::{ServeProcess, ServeProgram};
 use clip_csi_node::server::Socket;
 use clip_csi_node::troubles::PodEvents;
 use clip_csi_node::turn;
+use clip_csi_node::warm_up::WarmUp;
+use clip_csi_node::warm_up::events::ImageEvents;
+use clip_csi_node::warm_up::pull_secrets::PullSecrets;
+use clip_csi_node::warm_up::wishes::{self, Wishes};
 use clip_csi_node::wire::Report;
 use clip_registry::{ClientOptions, Credentials, PlainHttp, Platform};
 use clip_telemetry::admin::{self, Ready};
@@ -86,7 +90,8 @@ async fn main() -> anyhow::Result<()> {
         custody.clone(),
         Engines::new(args.engine),
     );
-    let publisher = Arc::new(publisher(&args, mounts).await?);
+    let client = kubernetes(&args).await?;
+    let publisher = Arc::new(publisher(&args, mounts, client.clone())?);
     recover(&places, &publisher.archives, &publisher.mounts, kept).await?;
     tokio::spawn(watch(
         serve.clone(),
@@ -95,8 +100,15 @@ async fn main() -> anyhow::Result<()> {
         node_metrics.clone(),
     ));
     tokio::spawn(keep_mounts_alive(
-        serve,
+        serve.clone(),
         publisher.clone(),
+        node_metrics.clone(),
+    ));
+    tokio::spawn(warm_up(
+        args.clone(),
+        client,
+        serve,
+        publisher.archives.clone(),
         node_metrics.clone(),
     ));
 
@@ -192,7 +204,27 @@ fn places(args: &Args) -> anyhow::Result<Places> {
     })
 }
 
-async fn publisher(args: &Args, mounts: Mounts) -> anyhow::Result<Publisher> {
+/// None without a cluster (`--clipimages-from`).
+async fn kubernetes(args: &Args) -> anyhow::Result<Option<kube::Client>> {
+    if args.clipimages_from.is_some() {
+        return Ok(None);
+    }
+    let client = kube::Client::try_default().await;
+    client
+        .context("cannot find the Kubernetes API (outside of a cluster set KUBECONFIG)")
+        .map(Some)
+}
+
+/// The archives in a folder: what there is without a cluster.
+fn folder(args: &Args) -> Folder {
+    Folder::new(args.clipimages_from.clone().unwrap_or_default())
+}
+
+fn publisher(
+    args: &Args,
+    mounts: Mounts,
+    client: Option<kube::Client>,
+) -> anyhow::Result<Publisher> {
     let registries = ClientOptions {
         plain_http: match &args.plain_http[..] {
             [] => PlainHttp::Loopback,
@@ -203,15 +235,9 @@ async fn publisher(args: &Args, mounts: Mounts) -> anyhow::Result<Publisher> {
         hosts_dir: args.hosts_dir.clone(),
         ..ClientOptions::default()
     };
-    let (resolver, events) = match &args.clipimages_from {
-        Some(folder) => {
-            let folder = Folder::new(folder.clone());
-            (Resolver::Folder(folder), PodEvents::nowhere())
-        }
-        None => {
-            let client = kube::Client::try_default().await;
-            let client = client
-                .context("cannot find the Kubernetes API (outside of a cluster set KUBECONFIG)")?;
+    let (resolver, events) = match client {
+        None => (Resolver::Folder(folder(args)), PodEvents::nowhere()),
+        Some(client) => {
             let cluster = Cluster::new(client.clone(), Platform::host().to_string());
             (Resolver::Cluster(cluster), PodEvents::in_cluster(client))
         }
@@ -264,6 +290,43 @@ async fn keep_mounts_alive(serve: ServeProcess, publisher: Arc<Publisher>, metri
         generation = now;
         publisher.mounts.heal().await;
     }
+}
+
+/// Has whole images on this node that `ClipImage`s want here.
+async fn warm_up(
+    args: Args,
+    client: Option<kube::Client>,
+    serve: ServeProcess,
+    archives: Archives,
+    metrics: NodeMetrics,
+) {
+    let node = args.node_name.clone();
+    let (source, pull_secrets, events) = match client {
+        None => (
+            wishes::Source::Folder(folder(&args)),
+            PullSecrets::Files,
+            ImageEvents::nowhere(node),
+        ),
+        Some(client) => {
+            let platform = Platform::host().to_string();
+            let cluster = wishes::Cluster::new(client.clone(), platform, node.clone());
+            let permitted = args.warm_up_secret.into_iter().collect();
+            (
+                wishes::Source::Cluster(cluster),
+                PullSecrets::Cluster(client.clone(), permitted),
+                ImageEvents::in_cluster(client, node),
+            )
+        }
+    };
+    let warm_up = WarmUp {
+        serve,
+        archives,
+        pull_secrets,
+        events,
+        metrics,
+    };
+    let (told, wished) = watch::channel(Wishes::new());
+    tokio::join!(source.watch(&told), warm_up.keep_up(wished));
 }
 
 /// Sends on what clip-serve has recorded, now and then.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clip_telemetry::metrics::{
     CACHE_EVICTED, CACHE_READS, CACHE_READS_FAILED, CACHE_SIZE, CACHE_SPANS_DAMAGED,
     CACHE_SPANS_EVICTED, CACHE_SPANS_NOT_KEPT, CSI_ARCHIVES_MOUNTED, CSI_REQUEST_DURATION,
-    CSI_REQUESTS, CSI_VOLUMES, Metrics, SERVE_RESTARTS,
+    CSI_REQUESTS, CSI_VOLUMES, Metrics, SERVE_RESTARTS, WARM_UP_FETCHED, WARM_UP_IMAGES,
 };
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
 
 use crate::mounts::Counted;
+use crate::warm_up::queue::State;
 use crate::wire::CacheCounts;
 
 /// Upper bounds in seconds: a mount from disk takes 10 ms, one that waits for the index up to 100 s.
@@ -29,6 +30,9 @@ pub struct NodeMetrics {
     volumes: Family<EngineLabels, Gauge>,
     /// Times that clip-serve ended and was started again.
     pub serve_restarts: Counter,
+    /// Compressed bytes that were fetched to warm up images.
+    pub warm_up_fetched: Counter,
+    warm_up_images: Family<StateLabels, Gauge>,
     cache: CacheMetrics,
 }
 
@@ -47,6 +51,11 @@ struct CacheMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReadLabels {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +78,8 @@ impl NodeMetrics {
             archives: metrics.gauge(&CSI_ARCHIVES_MOUNTED),
             volumes: metrics.gauges(&CSI_VOLUMES),
             serve_restarts: metrics.counter(&SERVE_RESTARTS),
+            warm_up_fetched: metrics.counter(&WARM_UP_FETCHED),
+            warm_up_images: metrics.gauges(&WARM_UP_IMAGES),
             cache: CacheMetrics {
                 size: metrics.gauge(&CACHE_SIZE),
                 reads: metrics.counters(&CACHE_READS),
@@ -93,6 +104,20 @@ impl NodeMetrics {
             };
             cache.add(&last, &now);
             before = (generation, now);
+        }
+    }
+
+    /// How many images of those to be warmed up are how far.
+    pub fn warm_ups(&self, count: impl Fn(State) -> usize) {
+        for (name, state) in [
+            ("waiting", State::Waiting),
+            ("warm", State::Warm),
+            ("failed", State::Failed),
+        ] {
+            let gauge = self
+                .warm_up_images
+                .get_or_create(&StateLabels { state: name });
+            gauge.set(count(state) as i64);
         }
     }
 
@@ -136,6 +161,27 @@ impl CacheMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_to_be_warmed_up_are_counted_by_how_far_they_are() {
+        let mut metrics = Metrics::new("test", "1");
+        let node = NodeMetrics::new(&mut metrics);
+        node.warm_ups(|state| match state {
+            State::Waiting => 0,
+            State::Warm => 2,
+            State::Failed => 1,
+        });
+        node.warm_up_fetched.inc_by(70);
+        let text = metrics.encode();
+        for line in [
+            "clip_warm_up_images{state=\"waiting\"} 0",
+            "clip_warm_up_images{state=\"warm\"} 2",
+            "clip_warm_up_images{state=\"failed\"} 1",
+            "clip_warm_up_fetched_bytes_total 70",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
 
     #[test]
     fn what_the_cache_did_is_counted_once() {

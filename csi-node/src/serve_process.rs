@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use clip_engine::datagram;
+use clip_registry::Digest;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::wire::{Command, Outcome, Refusal, Reply, Report, Request, Serving};
+use crate::wire::{Command, Outcome, Refusal, Reply, Report, Request, Serving, Warmth};
 
 /// How long the server may take for an answer. Opening an archive reads one local file: seconds mean a dying disk.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
@@ -146,6 +147,17 @@ impl ServeProcess {
     ) -> Result<Serving, ServeError> {
         match self.answer(command, Some(connection)).await? {
             Outcome::Serving(serving) => Ok(serving),
+            outcome => Err(unexpected(outcome)),
+        }
+    }
+
+    /// How far the warming up of an archive is ([`Command::Warmth`]).
+    pub async fn warmth(&self, archive_digest: Digest) -> Result<Warmth, ServeError> {
+        match self
+            .answer(Command::Warmth { archive_digest }, None)
+            .await?
+        {
+            Outcome::Warmth(warmth) => Ok(warmth),
             outcome => Err(unexpected(outcome)),
         }
     }

@@ -8,8 +8,12 @@
 //! {"id":1,"serving":{"files":524,"bytes":7600000,"layers":2,"tree":"/var/lib/clip/trees/cd….erofs","treeId":"ef…"}}
 //! {"id":2,"renewCredentials":{"archiveDigest":"sha256:ab…","dockerConfigJson":"{\"auths\":…}"}}
 //! {"id":2,"error":{"reason":"credentialsInvalid","message":"…"}}
-//! {"id":3,"report":{}}
-//! {"id":3,"report":{"cache":{"hits":812,"misses":34,"bytesOnDisk":71303168,…},"failedReads":[…]}}
+//! {"id":3,"warmUp":{"archive":"/var/lib/clip/archives/ab….clip","archiveDigest":"sha256:ab…","login":"anonymous"}}
+//! {"id":3,"ok":{}}
+//! {"id":4,"warmth":{"archiveDigest":"sha256:ab…"}}
+//! {"id":4,"warmth":{"warm":{"fetchedBytes":54100000}}}
+//! {"id":5,"report":{}}
+//! {"id":5,"report":{"cache":{"hits":812,"misses":34,"bytesOnDisk":71303168,…},"failedReads":[…]}}
 //! ```
 //! Secrets are on this socket and in the memory of both processes, nowhere else: not in files, not in logs.
 //!
@@ -66,6 +70,29 @@ pub enum Command {
         /// Docker configuration with credentials for the image's registry.
         docker_config_json: Secret,
     },
+    /// Have all of an archive's image in the cache, although nobody reads it, and count it as used from then on. Answered
+    /// when the archive is open; [`Command::Warmth`] tells how it goes on. Begins again what was begun before.
+    #[serde(rename_all = "camelCase")]
+    WarmUp {
+        /// The archive's file.
+        archive: PathBuf,
+        /// Its digest.
+        archive_digest: Digest,
+        /// Credentials for the image's registry.
+        login: Login,
+    },
+    /// Say how far a [`Command::WarmUp`] is. Answered with [`Outcome::Warmth`].
+    #[serde(rename_all = "camelCase")]
+    Warmth {
+        /// Which archive.
+        archive_digest: Digest,
+    },
+    /// Let go of what was warmed up: what of it is cached may be evicted, and nothing more is fetched.
+    #[serde(rename_all = "camelCase")]
+    CoolDown {
+        /// Which archive.
+        archive_digest: Digest,
+    },
     /// Say how it goes.
     Report {},
 }
@@ -103,8 +130,48 @@ pub enum Outcome {
     Serving(Serving),
     /// Not done.
     Error(Refusal),
+    /// How far an archive is.
+    Warmth(Warmth),
     /// How it goes.
     Report(Report),
+}
+
+/// How far an image is that is to be on the node whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Warmth {
+    /// It is being fetched.
+    UnderWay {},
+    /// All of it is there.
+    #[serde(rename_all = "camelCase")]
+    Warm {
+        /// Compressed bytes that were fetched for it.
+        fetched_bytes: u64,
+    },
+    /// Something of it cannot be had. Nothing more is fetched.
+    Failed(NotWarm),
+}
+
+/// Why an image could not be warmed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotWarm {
+    /// What kind of cause it is.
+    pub kind: NotWarmKind,
+    /// For people; names what to do.
+    pub message: String,
+}
+
+/// Kinds of causes for which an image could not be warmed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NotWarmKind {
+    /// It does not fit into the cache beside what is used.
+    NoRoom,
+    /// The registry refuses the credentials.
+    Refused,
+    /// Anything else.
+    Other,
 }
 
 /// How it goes.
@@ -260,6 +327,18 @@ mod tests {
             error,
             r#"{"id":1,"error":{"reason":"archiveInvalid","message":"bad"}}"#
         );
+    }
+
+    #[test]
+    fn warmth_is_asked_and_told_under_the_same_word() {
+        let archive_digest = Digest::sha256_of(b"");
+        let asked = serde_json::to_value(Command::Warmth { archive_digest }).unwrap();
+        assert!(asked["warmth"]["archiveDigest"].is_string());
+        let told = Outcome::Warmth(Warmth::Warm { fetched_bytes: 7 });
+        let told = serde_json::to_string(&told).unwrap();
+        assert_eq!(told, r#"{"warmth":{"warm":{"fetchedBytes":7}}}"#);
+        let again: Outcome = serde_json::from_str(&told).unwrap();
+        assert!(matches!(again, Outcome::Warmth(Warmth::Warm { .. })));
     }
 
     #[test]

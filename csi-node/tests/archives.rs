@@ -14,6 +14,7 @@ use clip_csi_node::archive_sources::{FetchError, Sources};
 use clip_csi_node::archives::Archives;
 use clip_csi_node::profiles::ProfileFiles;
 use clip_csi_node::resolve::{ArchiveRef, Place};
+use clip_csi_node::wire::Secret;
 use clip_registry::{
     ArtifactLayer, Client, ClientOptions, Credentials, Digest, Reference, Repository, push_artifact,
 };
@@ -303,6 +304,42 @@ async fn what_the_service_lost_is_fetched_from_a_registry() {
         "{error}"
     );
     assert_empty(folder.path());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_fetch_that_is_refused_tries_with_credentials_of_its_own() {
+    let registry = TestRegistry::start_with_auth("user", "password").unwrap();
+    let credentials = Credentials::Basic {
+        username: "user".into(),
+        password: "password".into(),
+    };
+    let client = Client::new(ClientOptions {
+        credentials,
+        ..options()
+    })
+    .unwrap();
+    let repository = Repository::new(registry.address(), "team/archives").unwrap();
+    let layer = ArtifactLayer {
+        media_type: LAYER_TYPE.into(),
+        content: CONTENT.into(),
+        ..ArtifactLayer::default()
+    };
+    let digest = push_artifact(&client, &repository, ARTIFACT_TYPE, None, None, vec![layer]);
+    let place = Reference::with_digest(repository.clone(), digest.await.unwrap());
+    let wanted = wanted(vec![Place::Registry(place)]);
+    let login = serde_json::json!({"username": "user", "password": "password"});
+    let config = serde_json::json!({"auths": {registry.address(): login}});
+    let secret = Secret(config.to_string());
+
+    let folder = tempfile::tempdir().unwrap();
+    let archives = archives(folder.path(), None);
+    let (warm_up, pod) = tokio::join!(
+        archives.ensure(&wanted, None),
+        archives.ensure(&wanted, Some(&secret))
+    );
+    let refused = warm_up.unwrap_err().to_string();
+    assert!(refused.contains("needs a login"), "{refused}");
+    assert_eq!(std::fs::read(&pod.unwrap().file).unwrap(), CONTENT);
 }
 
 #[tokio::test]

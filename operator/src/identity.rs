@@ -44,9 +44,10 @@ pub fn content_key(spec: &ClipImageSpec, default_platform: &str) -> String {
 /// `clip-index-` and a hash of (uid, spec, request, attempt).
 pub fn job_name(image: &ClipImage, attempt: i32) -> String {
     let spec = ClipImageSpec {
-        // Neither changes the archive.
+        // None of them changes the archive.
         suspend: None,
         prefetch: Prefetch::default(),
+        warm_up: None,
         ..image.spec.clone()
     };
     let hash = short_hash(&(
@@ -165,6 +166,8 @@ mod tests {
         let name = |image: &ClipImage| job_name(image, 1);
         let plain = name(&image(|_| {}));
         assert_eq!(name(&image(|spec| spec.suspend = Some(true))), plain);
+        let warmed_up = image(|spec| spec.warm_up = Some(Default::default()));
+        assert_eq!(name(&warmed_up), plain);
         let mut requested = image(|_| {});
         requested
             .annotations_mut()

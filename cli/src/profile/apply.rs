@@ -40,17 +40,20 @@ pub fn run(common: &CommonArgs, args: &ApplyArgs) -> Result<(), Failure> {
         ));
     }
     let pace = Pace::new(args.complete_rate);
-    let cannot_fetch = |error| Failure::new("FetchFailed", format!("cannot fetch: {error}"));
+    let cannot_fetch = |error: &dyn std::error::Error| {
+        Failure::new("FetchFailed", format!("cannot fetch: {error}"))
+    };
     let shown = LayerProgress::new("fetched");
     opened.runtime.block_on(async {
         shown.begin([(0, "start".to_owned(), named)].into_iter());
         let advanced = |bytes| shown.advanced(0, bytes);
         let fetched = image.fetch_profile(&profile, &advanced).await;
         shown.layer_done(0);
-        fetched.map_err(cannot_fetch)?;
+        fetched.map_err(|error| cannot_fetch(&error))?;
         if args.all {
             shown.print("Fetching the rest");
-            image.fetch_rest(&pace).await.map_err(cannot_fetch)?;
+            let rest = image.fetch_rest(&pace).await;
+            rest.map_err(|error| cannot_fetch(&error))?;
         }
         Ok::<_, Failure>(())
     })?;

@@ -222,8 +222,7 @@ fn consider(
     by_rank: &mut BTreeMap<Rank, u64>,
 ) -> io::Result<Candidate> {
     let all: Vec<(Word, u32)> = states.all()?.collect();
-    let last_used = all.iter().map(|(_, used)| *used).max().unwrap_or(0);
-    let idle = last_used.saturating_add(IDLE) < states::now() && lock_unused(&dir)?.is_some();
+    let idle = is_idle(&dir, &all)?;
     let (mut expected, mut in_run) = (0, false);
     for (index, (word, used)) in all.iter().enumerate() {
         if word.has_bytes() {
@@ -242,6 +241,24 @@ fn consider(
         idle,
         dir,
     })
+}
+
+/// Whether nobody has the layer open, and nobody used it for [`IDLE`].
+fn is_idle(dir: &Path, spans: &[(Word, u32)]) -> io::Result<bool> {
+    let last_used = spans.iter().map(|(_, used)| *used).max().unwrap_or(0);
+    Ok(last_used.saturating_add(IDLE) < states::now() && lock_unused(dir)?.is_some())
+}
+
+/// Bytes on the disk of the layer in `dir` if it would be among the first to go; none otherwise.
+pub fn idle_bytes(dir: &Path) -> io::Result<u64> {
+    let idle = match SpanStatesSeen::open(&dir.join(STATES), false)? {
+        Some(states) => is_idle(dir, &states.all()?.collect::<Vec<_>>())?,
+        None => false,
+    };
+    match idle {
+        true => disk_bytes(dir),
+        false => Ok(0),
+    }
 }
 
 /// The rank up to which spans must go for `wanted` bytes.

@@ -9,6 +9,7 @@ use crate::{
     layer::Layers,
     limits::{CacheLimits, DiskSpace, Pressure},
     stats::Counters,
+    survey::{disk_bytes, layer_dirs},
 };
 use nix::sys::statvfs::statvfs;
 use std::{
@@ -101,6 +102,18 @@ impl Housekeeper {
     pub fn make_room(&self) {
         self.house.disk_full.store(true, Ordering::Relaxed);
         self.house.look_after_it();
+    }
+
+    /// Bytes that may come without anything being taken away but what `yielding` says of each layer's directory.
+    pub fn room(&self, yielding: impl Fn(&Path) -> io::Result<u64>) -> io::Result<u64> {
+        let dir = &self.house.dir;
+        let (mut used, mut yields) = (0, 0);
+        for layer in layer_dirs(dir)? {
+            used += disk_bytes(&layer)?;
+            yields += yielding(&layer)?;
+        }
+        let disk = space(&dir.join("layers"))?;
+        Ok(self.house.limits.room(used, yields, disk))
     }
 
     fn wake(&self) {

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct LayerFiles {
     pub data: File,
     pub states: SpanStates,
-    _in_use: File,
+    in_use: File,
 }
 
 impl LayerFiles {
@@ -69,6 +69,12 @@ impl LayerFiles {
                 attempts = 0;
             }
         }
+    }
+
+    /// Keeps them in use for as long as what is returned lives.
+    pub fn keep_in_use(&self) -> io::Result<File> {
+        // Of one and the same lock, which the kernel releases with the last descriptor.
+        self.in_use.try_clone()
     }
 }
 
@@ -143,7 +149,7 @@ fn open_prepared(dir: &Path, ends: &[u64], lock: File) -> io::Result<Option<Laye
     Ok(Some(LayerFiles {
         data,
         states: SpanStates::open(&path, ends.len())?,
-        _in_use: lock,
+        in_use: lock,
     }))
 }
 

@@ -60,6 +60,20 @@ impl Default for CacheLimits {
 }
 
 impl CacheLimits {
+    /// Bytes that may come to the `used` ones of `disk` without anything being taken away but the `yielding` ones among
+    /// them: as much as shrinking would leave. Free space counts as [`excess`](Self::excess) counts it.
+    pub(crate) fn room(&self, used: u64, yielding: u64, disk: DiskSpace) -> u64 {
+        let stays = used.saturating_sub(yielding);
+        let in_budget = self.max_bytes.map_or(u64::MAX, |max| {
+            (max / 100 * LOW_PERCENT).saturating_sub(stays)
+        });
+        let on_disk = disk.available.saturating_add(yielding);
+        let spare = disk.size / 100 * SPARE_PERCENT;
+        let beyond_min_free = on_disk.saturating_sub(self.min_free_of(disk) + spare);
+        let never_taken = KEPT_MIN.saturating_sub(stays).min(on_disk);
+        in_budget.min(beyond_min_free.max(never_taken))
+    }
+
     /// Bytes that must go when the cache takes `used` bytes of `disk`.
     pub(crate) fn excess(&self, used: u64, disk: DiskSpace, pressure: Pressure) -> u64 {
         let over_budget = self
@@ -68,10 +82,7 @@ impl CacheLimits {
                 true => used - max / 100 * LOW_PERCENT,
                 false => 0,
             });
-        let min_free = match self.min_free {
-            FreeSpace::Bytes(bytes) => bytes,
-            FreeSpace::Percent(percent) => disk.size / 100 * u64::from(percent),
-        };
+        let min_free = self.min_free_of(disk);
         let too_little_free = match disk.available < min_free {
             true => min_free - disk.available + disk.size / 100 * SPARE_PERCENT,
             false => 0,
@@ -84,6 +95,13 @@ impl CacheLimits {
             .max(too_little_free.min(used.saturating_sub(KEPT_MIN)))
             .max(full)
             .min(used)
+    }
+
+    fn min_free_of(&self, disk: DiskSpace) -> u64 {
+        match self.min_free {
+            FreeSpace::Bytes(bytes) => bytes,
+            FreeSpace::Percent(percent) => disk.size / 100 * u64::from(percent),
+        }
     }
 
     /// After so many new bytes one should look again: a small part of the budget.
@@ -179,6 +197,31 @@ mod tests {
         assert_eq!(excess(500 * GIB, 150 * GIB), 60 * GIB);
         assert_eq!(excess(20 * GIB, 150 * GIB), 19 * GIB);
         assert_eq!(excess(GIB, 0), 0);
+    }
+
+    #[test]
+    fn what_fits_into_the_room_has_nothing_else_taken_away() {
+        let budget = CacheLimits {
+            max_bytes: Some(100 * GIB),
+            min_free: FreeSpace::Bytes(0),
+        };
+        assert_eq!(budget.room(0, 0, EMPTY), 100 * GIB / 100 * 90);
+        assert_eq!(budget.room(92 * GIB, 0, EMPTY), 0);
+        assert!(budget.room(92 * GIB, 12 * GIB, EMPTY).abs_diff(10 * GIB) < 100);
+        let free = CacheLimits {
+            max_bytes: None,
+            min_free: FreeSpace::Percent(20),
+        };
+        let room = |used, yielding, available| {
+            let size = EMPTY.size;
+            free.room(used, yielding, DiskSpace { size, available })
+        };
+        assert_eq!(room(500 * GIB, 0, 300 * GIB), 90 * GIB);
+        assert_eq!(room(500 * GIB, 0, 200 * GIB), 0);
+        assert_eq!(room(500 * GIB, 40 * GIB, 200 * GIB), 30 * GIB);
+        // Others have filled the disk: so much it never takes away, and there must be space for it.
+        assert_eq!(room(GIB / 4, 0, 100 * GIB), GIB - GIB / 4);
+        assert_eq!(room(GIB / 4, 0, 1000), 1000);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Fetching what nobody asked for yet: a list of spans in the order in which they will be needed, or a whole layer.
 //!
-//! Large requests, two at a time, below every reader: see [`Class::Prefetch`]. A registry that fails is asked again until
-//! the [`Prefetch`] is dropped.
+//! Large requests, two at a time, below every reader: see [`Class::Prefetch`].
 
 use crate::{
     admission::Class,
@@ -22,6 +21,21 @@ use tokio::task::JoinHandle;
 const AT_ONCE: usize = 2;
 /// Spans that are asked for together, if they are neighbours: as many as one request may bring, and more.
 const ROW_MAX: usize = 64;
+
+/// What becomes of a prefetch when a registry fails in a way that may go away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// It is asked again until the prefetch is dropped.
+    ForEver,
+    /// The prefetch ends: whoever began it knows when to begin again.
+    Once,
+}
+
+impl Persistence {
+    fn bears(self, error: &FillError) -> bool {
+        error.may_go_away() && (self == Self::ForEver || !matches!(error, FillError::Fetch(_)))
+    }
+}
 
 /// A prefetch under way. Dropped, it starts no further request.
 #[derive(Debug)]
@@ -60,11 +74,16 @@ impl LayerReader {
         Ok(())
     }
 
-    /// Fetches those of `spans` that are missing, in this order. Neighbours that follow each other travel together.
+    /// Fetches those of `spans` that are missing, in this order. Neighbours that follow each other travel together. While
+    /// the registry fails, `persistence` says what to do.
     ///
     /// # Panics
     /// If a span is not smaller than [`LayerReader::span_count`].
-    pub fn prefetch(&self, spans: impl IntoIterator<Item = usize>) -> Prefetch {
+    pub fn prefetch(
+        &self,
+        spans: impl IntoIterator<Item = usize>,
+        persistence: Persistence,
+    ) -> Prefetch {
         let (mut rows, mut total) = (Vec::<Range<usize>>::new(), Progress::default());
         for span in spans {
             total.spans += 1;
@@ -78,7 +97,7 @@ impl LayerReader {
         let (reader, done) = (self.clone(), progress.clone());
         let task = self.runtime.spawn(async move {
             futures::stream::iter(rows)
-                .map(|row| fetch_row(&reader, row, &done))
+                .map(|row| fetch_row(&reader, row, persistence, &done))
                 .buffered(AT_ONCE)
                 .try_collect()
                 .await
@@ -94,6 +113,7 @@ impl LayerReader {
 async fn fetch_row(
     reader: &LayerReader,
     row: Range<usize>,
+    persistence: Persistence,
     done: &Done,
 ) -> Result<(), Arc<FillError>> {
     loop {
@@ -103,7 +123,7 @@ async fn fetch_row(
         }
         match landing {
             Ok(()) => break,
-            Err(error) if error.may_go_away() => tokio::time::sleep(LONGEST_PAUSE).await,
+            Err(error) if persistence.bears(&error) => tokio::time::sleep(LONGEST_PAUSE).await,
             Err(error) => return Err(error),
         }
     }

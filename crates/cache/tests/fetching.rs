@@ -2,7 +2,7 @@
 
 mod scene;
 
-use clip_cache::ReadError;
+use clip_cache::{Persistence, ReadError};
 use clip_testkit::{
     guard::wait_until,
     proxy::{Mood, Rule},
@@ -177,7 +177,7 @@ async fn a_prefetch_brings_everything_in_few_requests_and_gives_way() {
     let scene = Scene::new(24 << 20);
     let layer = scene.layer();
     scene.proxy.set(Mood::Bandwidth(20 << 20));
-    let prefetch = layer.prefetch(0..layer.span_count());
+    let prefetch = layer.prefetch(0..layer.span_count(), Persistence::ForEver);
     wait_until("the prefetch to begin", PATIENCE, || {
         !scene.proxy.ranges().is_empty()
     })
@@ -198,7 +198,7 @@ async fn a_prefetch_that_is_dropped_ends_and_one_that_fails_goes_on() {
     let scene = Scene::new(24 << 20);
     let layer = scene.layer();
     scene.proxy.set(Mood::Bandwidth(10 << 20));
-    let prefetch = layer.prefetch(0..layer.span_count());
+    let prefetch = layer.prefetch(0..layer.span_count(), Persistence::ForEver);
     wait_until("the first", PATIENCE, || scene.proxy.body_bytes() > 0).unwrap();
     drop(prefetch);
     wait_until("the end of what was under way", PATIENCE, || {
@@ -209,10 +209,26 @@ async fn a_prefetch_that_is_dropped_ends_and_one_that_fails_goes_on() {
     .unwrap();
     assert!(scene.proxy.body_bytes() < 24 << 20);
     scene.proxy.set(Mood::HangUp);
-    let prefetch = layer.prefetch(0..layer.span_count());
+    let prefetch = layer.prefetch(0..layer.span_count(), Persistence::ForEver);
     tokio::time::sleep(Duration::from_secs(2)).await;
     scene.proxy.set(Mood::Relay);
     prefetch.finished().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefetch_that_is_to_try_once_ends_when_the_registry_fails_and_keeps_what_it_has() {
+    let scene = Scene::new(8 << 20);
+    let layer = scene.layer();
+    scene.proxy.set(Mood::HangUp);
+    let all = || layer.prefetch(0..layer.span_count(), Persistence::Once);
+    all().finished().await.unwrap_err();
+    let absent = layer.absent_bytes();
+    assert_eq!(absent, layer.size());
+    scene.proxy.set(Mood::Relay);
+    scene.read(&layer, 0, 1 << 20).await.unwrap();
+    assert!(layer.absent_bytes() <= absent - (1 << 20) && !layer.is_complete());
+    all().finished().await.unwrap();
+    assert!(layer.absent_bytes() == 0 && layer.is_complete());
 }
 
 #[tokio::test(flavor = "multi_thread")]

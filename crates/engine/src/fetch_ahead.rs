@@ -59,24 +59,6 @@ impl OpenedImage {
             .await
     }
 
-    /// Fetches everything that is missing, while nobody waits for anything, and at most at this pace: what readers of the
-    /// image fetch meanwhile counts. Keeps trying for ever while a registry cannot be reached.
-    ///
-    /// # Errors
-    /// When a span cannot be had, and trying again will not help.
-    pub async fn fetch_rest(&self, pace: &Pace) -> Result<(), Arc<FillError>> {
-        let portion = pace.portion().unwrap_or(u64::MAX);
-        for layer in self.fs.layers() {
-            let sizes = (0..layer.span_count()).map(|span| layer.span_bytes(span));
-            for spans in portions(sizes, portion) {
-                let before = self.fetched().bytes;
-                layer.prefetch(spans).finished().await?;
-                pace.fetched(self.fetched().bytes - before).await;
-            }
-        }
-        Ok(())
-    }
-
     /// Fetches `profile`, and everything else if there is a pace for it, in the background.
     pub fn fetch_ahead(
         &self,
@@ -122,23 +104,6 @@ impl Drop for FetchAhead {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// Spans of these sizes, in pieces of at least so many bytes each; only the last may have less.
-fn portions(sizes: impl Iterator<Item = u64>, bytes: u64) -> Vec<Range<usize>> {
-    let mut portions = Vec::<Range<usize>>::new();
-    let mut filled = bytes;
-    for (span, size) in sizes.enumerate() {
-        match portions.last_mut() {
-            Some(portion) if filled < bytes => portion.end = span + 1,
-            _ => {
-                portions.push(span..span + 1);
-                filled = 0;
-            }
-        }
-        filled = filled.saturating_add(size);
-    }
-    portions
 }
 
 /// What to ask for, in order: see [`FIRST_STAGE`].
@@ -197,15 +162,6 @@ fn neighbours(stage: Vec<(usize, usize)>) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn portions_hold_every_span_once_and_what_was_asked_for() {
-        let sizes = || [3, 1, 1, 5, 9, 1].into_iter();
-        assert_eq!(portions(sizes(), 5), [0..3, 3..4, 4..5, 5..6]);
-        assert_eq!(portions(sizes(), u64::MAX), vec![0..6]);
-        assert_eq!(portions(sizes(), 0).len(), 6);
-        assert_eq!(portions([].into_iter(), 5), []);
-    }
 
     #[test]
     fn stages_keep_the_order_and_grow() {

@@ -4,6 +4,7 @@
 //! Everything else in this crate serves these two: progress for people, errors with the reason that
 //! a Kubernetes condition shows, and the state directory of a node.
 
+mod complete;
 mod fetch_ahead;
 mod image_file;
 mod index_image;
@@ -26,6 +27,7 @@ pub use clip_fs::{
 pub use clip_fuse::{Connection, Dispatcher};
 pub use clip_registry as registry;
 pub use clip_seek::SpanLimits;
+pub use complete::{CompleteError, KeptInUse};
 pub use fetch_ahead::FetchAhead;
 pub use image_file::ImageFileError;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};

@@ -120,6 +120,10 @@ table! {
         "Pieces of image contents that were served from memory because the disk did not take them";
     CACHE_SPANS_DAMAGED = "clip_cache_damaged_spans", Counter, Count, [], Stable,
         "Pieces of image contents that were damaged on the disk, and fetched again";
+    WARM_UP_IMAGES = "clip_warm_up_images", Gauge, Count, ["state"], Alpha,
+        "Images that ClipImages want on this node whole, by state: waiting, warm (all of it is there) or failed (the last try)";
+    WARM_UP_FETCHED = "clip_warm_up_fetched", Counter, Bytes, [], Alpha,
+        "Compressed bytes that were fetched for them, of tries that succeeded";
     SERVE_RESTARTS = "clip_serve_restarts", Counter, Count, [], Stable,
         "Times that the data process clip-serve ended and was started again";
 }

@@ -13,3 +13,4 @@ mod pending;
 mod quickstart;
 mod registries;
 mod transcripts;
+mod warm_up;

@@ -115,7 +115,12 @@ pub fn process(text: &str) -> String {
 
 /// Ends it with signal 9.
 pub fn kill(pid: &str) {
-    node(&["kill", "-9", pid]).unwrap();
+    send("KILL", pid);
+}
+
+/// Sends it a signal.
+pub fn send(signal: &str, pid: &str) {
+    node(&["kill", "-s", signal, pid]).unwrap();
 }
 
 /// An object's uid.

@@ -3,10 +3,11 @@
 use crate::kube::{Namespace, PRIVATE_REGISTRY, REGISTRY, node};
 use serde_json::{Value, json};
 
-fn secret() -> Value {
+/// A pull secret for the private registry.
+pub fn secret(name: &str) -> Value {
     let config = json!({"auths": {PRIVATE_REGISTRY: {"username": "clip", "password": "s3cret"}}});
     json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "regcred"}, "type": "kubernetes.io/dockerconfigjson",
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
         "stringData": {".dockerconfigjson": config.to_string()},
     })
 }
@@ -14,7 +15,7 @@ fn secret() -> Value {
 #[test]
 fn s11_a_private_image_is_indexed_and_read_with_the_namespaces_own_secrets() {
     let ns = Namespace::new("private");
-    ns.apply(&secret());
+    ns.apply(&secret("regcred"));
     ns.clip_image("app", json!({"image": format!("{PRIVATE_REGISTRY}/demo/debian-min:1"), "pullSecrets": [{"name": "regcred"}]}));
     ns.wait_ready("app");
     let script = "sha256sum /image/bin/bash && echo read; sleep 100000";

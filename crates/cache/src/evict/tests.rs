@@ -183,3 +183,19 @@ fn a_layer_that_the_disk_refuses_does_not_hold_up_the_others() {
     // What cannot be mended is said when nothing else is left to be taken.
     assert!(cache.evictor().free(SPAN).is_err());
 }
+
+#[test]
+fn only_a_layer_that_nobody_uses_any_more_yields_its_bytes() {
+    let cache = Cache::new();
+    let spans = [(0, long_ago()), (1, long_ago())];
+    let open = cache.layer("open", &spans);
+    drop(cache.layer("recent", &[(0, long_ago()), (1, states::now())]));
+    drop(cache.layer("idle", &spans));
+    let kept = open.keep_in_use().unwrap();
+    drop(open);
+    let idle = |name| idle_bytes(&cache.dir(name)).unwrap();
+    assert_eq!((idle("open"), idle("recent"), idle("gone")), (0, 0, 0));
+    assert_eq!(idle("idle"), cache.disk_bytes("idle"));
+    drop(kept);
+    assert_eq!(idle("open"), cache.disk_bytes("open"));
+}

@@ -6,6 +6,7 @@
 
 mod own_view;
 mod served;
+mod warm_up;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -34,6 +35,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime::Handle;
 
 use crate::served::{Served, Wanted};
+use crate::warm_up::WarmUps;
 
 /// Of how many images failed reads are reported in one answer: it must fit into a datagram.
 const REPORTED_AT_ONCE: usize = 16;
@@ -135,6 +137,7 @@ fn run(args: Args) -> anyhow::Result<Infallible> {
         completion,
         runtime: runtime.handle().clone(),
         served: Mutex::default(),
+        warm_ups: WarmUps::default(),
     };
     answer_requests(&Arc::new(server))
 }
@@ -183,6 +186,8 @@ struct Server {
     runtime: Handle,
     /// By the archive's digest: of several connections for one archive (an aborted one may still be ending) the latest.
     served: Mutex<HashMap<Digest, Arc<Served>>>,
+    /// What is to be on this node whole, whether somebody reads it or not.
+    warm_ups: WarmUps,
 }
 
 fn refused(refusal: Refusal) -> Outcome {
@@ -238,6 +243,27 @@ impl Server {
                 archive_digest,
                 docker_config_json,
             } => self.reply(id, self.renew(&archive_digest, docker_config_json)),
+            Command::WarmUp {
+                archive,
+                archive_digest,
+                login,
+            } => {
+                let wanted = Wanted {
+                    archive,
+                    digest: archive_digest,
+                    login,
+                    resume: None,
+                };
+                self.reply(id, self.warm_up(wanted));
+            }
+            Command::Warmth { archive_digest } => {
+                let warmth = self.warm_ups.warmth(&archive_digest);
+                self.send(id, warmth.map_or_else(refused, Outcome::Warmth));
+            }
+            Command::CoolDown { archive_digest } => {
+                self.warm_ups.end(&archive_digest);
+                self.reply(id, Ok(()));
+            }
             Command::Report {} => self.send(id, Outcome::Report(self.report())),
         }
     }
@@ -327,6 +353,11 @@ impl Server {
         let profile = self.profiles.published(archive);
         served.fetch_ahead(prefetch, &profile, &self.completion, &self.runtime);
         Ok(())
+    }
+
+    fn warm_up(&self, wanted: Wanted) -> Result<(), Refusal> {
+        self.warm_ups
+            .begin(&self.node, wanted, &self.completion, &self.runtime)
     }
 
     fn find(&self, archive: &Digest) -> Result<Arc<Served>, Refusal> {

@@ -54,15 +54,7 @@ impl Served {
             reason: Reason::Internal,
             message: "control sent no FUSE descriptor".to_owned(),
         })?;
-        let awaits_credentials = login == Login::ToCome;
-        let credentials = match login {
-            Login::Anonymous | Login::ToCome => None,
-            Login::DockerConfigJson(secret) => Some(credentials(secret)),
-        };
-        let image = node.open_image(&archive, credentials).map_err(refusal)?;
-        if awaits_credentials {
-            image.expect_credentials();
-        }
+        let image = open(node, &archive, login)?;
         let connected = match resume {
             None => begin(node, &image, connection)?,
             Some(tree) => go_on(node, &image, connection, &tree)?,
@@ -163,6 +155,20 @@ impl Served {
             Err(error) => tracing::warn!(%archive, %error, "the connection ended with an error"),
         }
     }
+}
+
+/// Opens the archive's image for who may read it with this login.
+pub fn open(node: &Node, archive: &Path, login: Login) -> Result<OpenedImage, Refusal> {
+    let awaits_credentials = login == Login::ToCome;
+    let credentials = match login {
+        Login::Anonymous | Login::ToCome => None,
+        Login::DockerConfigJson(secret) => Some(credentials(secret)),
+    };
+    let image = node.open_image(archive, credentials).map_err(refusal)?;
+    if awaits_credentials {
+        image.expect_credentials();
+    }
+    Ok(image)
 }
 
 /// Answers the kernel's INIT and everything after it.
