@@ -10,7 +10,7 @@ use std::{
     ops::Range,
     sync::{
         Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -29,6 +29,8 @@ pub struct Access {
     flags: Vec<AtomicU8>,
     streams: Mutex<Streams>,
     files: OnceLock<Mutex<LongFiles>>,
+    /// Whether a list says what is read of this layer. What it does not name of a file was not wanted by earlier readers.
+    has_list: AtomicBool,
     observer: RwLock<Option<Observer>>,
 }
 
@@ -40,6 +42,7 @@ impl Access {
                 .collect(),
             streams: Mutex::default(),
             files: OnceLock::new(),
+            has_list: AtomicBool::new(false),
             observer: RwLock::default(),
         }
     }
@@ -89,7 +92,9 @@ impl Access {
             0 => Known::Done,
             _ => Known::Unread,
         };
-        let of_file = self.files.get().map(|files| {
+        let files = self.files.get();
+        let files = files.filter(|_| !self.has_list.load(Ordering::Relaxed));
+        let of_file = files.map(|files| {
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             files.step(table, spans, bytes, known)
         });
@@ -109,6 +114,7 @@ impl Access {
 
     /// `spans` are on a list of what is read next, which goes on where they end.
     pub fn foresee(&self, spans: Range<usize>) {
+        self.has_list.store(true, Ordering::Relaxed);
         for flags in &self.flags[spans] {
             flags.fetch_or(FORESEEN, Ordering::Relaxed);
         }

@@ -8,6 +8,8 @@
 //! * Of a longer file, each read of another span brings the spans nearest to it: what was fetched ahead and not read
 //!   stays within twice the spans that were read, and within [`UNREAD_MAX`]. The first read brings nothing more.
 //!
+//! A layer of which a list says what is read next is left to the list.
+//!
 //! So a single read in the middle of a file fetches nothing ahead, and neither do reads of many files that lie in one
 //! span each: with them an image's small files cost what they did.
 

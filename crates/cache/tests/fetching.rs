@@ -139,6 +139,19 @@ async fn a_program_that_is_read_here_and_there_is_fetched_around_that() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_list_says_what_is_read_no_file_is_fetched_beside_it() {
+    let scene = Scene::new(8 << 20);
+    let layer = scene.layer();
+    layer.know_files([0..layer.size()]);
+    layer.fetch_soon(0..2).await.unwrap();
+    let listed = scene.cache.stats().read_ahead_spans;
+    for at in [0, 2 << 20, 4 << 20, 6 << 20] {
+        scene.read(&layer, at, 100).await.unwrap();
+    }
+    assert_eq!(scene.cache.stats().read_ahead_spans, listed);
+}
+
 /// docs/semantics.md: "A registry that hangs slows no read of another".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_hangs_slows_no_read_of_another() {
