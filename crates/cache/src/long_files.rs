@@ -228,6 +228,10 @@ mod tests {
             }
         }
 
+        fn of_one_file(content: Range<u64>) -> Self {
+            Self::new(std::slice::from_ref(&content))
+        }
+
         /// Reads a block at byte `at`; which spans that has fetched ahead.
         fn read(&mut self, at: u64) -> Vec<usize> {
             let bytes = at..at + BLOCK;
@@ -263,7 +267,7 @@ mod tests {
 
     #[test]
     fn the_beginning_of_a_program_brings_nothing_but_its_second_span_does() {
-        let mut scene = Scene::new(&[10 * SPAN..110 * SPAN]);
+        let mut scene = Scene::of_one_file(10 * SPAN..110 * SPAN);
         assert_eq!(scene.read(10 * SPAN), NOTHING);
         assert_eq!(
             scene.read(10 * SPAN + BLOCK),
@@ -279,7 +283,7 @@ mod tests {
         let mut scene = Scene::new(&[0..3 * SPAN, 3 * SPAN..100 * SPAN]);
         assert_eq!(scene.read(SPAN + BLOCK), NOTHING);
         assert_eq!(scene.read(40 * SPAN), NOTHING);
-        let mut scene = Scene::new(&[0..100 * SPAN]);
+        let mut scene = Scene::of_one_file(0..100 * SPAN);
         assert_eq!(scene.read(40 * SPAN - BLOCK / 2), NOTHING, "of two spans");
     }
 
@@ -294,7 +298,7 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_stays_within_twice_what_was_read_and_16_mib() {
-        let mut scene = Scene::new(&[0..400 * SPAN]);
+        let mut scene = Scene::of_one_file(0..400 * SPAN);
         for (turn, span) in (0..400).step_by(20).enumerate() {
             scene.read(span * SPAN + SPAN / 2);
             let read = turn + 1;
@@ -306,7 +310,7 @@ mod tests {
 
     #[test]
     fn reading_what_was_fetched_ahead_makes_room_for_more() {
-        let mut scene = Scene::new(&[0..100 * SPAN]);
+        let mut scene = Scene::of_one_file(0..100 * SPAN);
         let mut ahead = Vec::new();
         for span in [50, 60] {
             ahead = scene.read(span * SPAN);
@@ -317,7 +321,7 @@ mod tests {
 
     #[test]
     fn nothing_leads_beyond_the_file() {
-        let mut scene = Scene::new(&[5 * SPAN..13 * SPAN]);
+        let mut scene = Scene::of_one_file(5 * SPAN..13 * SPAN);
         scene.read(6 * SPAN);
         let mut ahead = scene.read(12 * SPAN);
         ahead.extend(scene.read(5 * SPAN));

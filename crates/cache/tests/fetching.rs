@@ -128,7 +128,7 @@ async fn one_read_within_each_of_many_files_fetches_one_span_each() {
 async fn a_program_that_is_read_here_and_there_is_fetched_around_that() {
     let scene = Scene::new(8 << 20);
     let layer = scene.layer();
-    layer.know_files([0..layer.size()]);
+    layer.know_files(std::iter::once(0..layer.size()));
     for at in [0, 4 << 20] {
         scene.read(&layer, at, 4096).await.unwrap();
     }
@@ -143,7 +143,7 @@ async fn a_program_that_is_read_here_and_there_is_fetched_around_that() {
 async fn where_a_list_says_what_is_read_no_file_is_fetched_beside_it() {
     let scene = Scene::new(8 << 20);
     let layer = scene.layer();
-    layer.know_files([0..layer.size()]);
+    layer.know_files(std::iter::once(0..layer.size()));
     layer.fetch_soon(0..2).await.unwrap();
     let listed = scene.cache.stats().read_ahead_spans;
     for at in [0, 2 << 20, 4 << 20, 6 << 20] {
