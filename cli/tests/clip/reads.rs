@@ -93,6 +93,34 @@ fn s7_a_partial_read_fetches_one_span() {
     );
 }
 
+#[test]
+fn s7_the_beginning_of_a_library_brings_the_rest_of_it() {
+    const LIBRARIES: u64 = 20;
+    const LEN: u64 = 300_000;
+    let scene = Scene::new();
+    let layer = (0..LIBRARIES).fold(Layer::new(), |layer, number| {
+        layer.file(&format!("{number}.so"), layout::noise(LEN as usize, number))
+    });
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    let published = publish(&layout);
+    let reference = &published.reference;
+    scene.ok(["index", "--max-span", "65536", reference, "image.clip"]);
+    scene.dir("mnt");
+    published.proxy.forget();
+    let server = scene.mount(["image.clip", "mnt"]);
+    for number in 0..LIBRARIES {
+        let file = std::fs::File::open(server.path().join(format!("{number}.so"))).unwrap();
+        // Or the kernel reads ahead.
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
+        file.read_exact_at(&mut [0; 100], 0).unwrap();
+    }
+    // The beginnings alone are a quarter of it. Where files lie is found out beside the first of them.
+    wait_until("most of the libraries to be there", PATIENCE, || {
+        published.proxy.body_bytes() > LIBRARIES * LEN / 4 * 3
+    })
+    .unwrap();
+}
+
 /// docs/semantics.md: "Many readers of one piece cause one fetch".
 #[test]
 fn s7_many_readers_of_one_span_cause_one_fetch() {

@@ -1,12 +1,16 @@
 //! What one mount's readers do with a layer: first touches of spans, streams, and whether read-ahead was of use.
 
-use crate::{read_ahead::Streams, stats::Counters};
+use crate::{
+    long_files::{Known, LongFiles},
+    read_ahead::Streams,
+    stats::Counters,
+};
 use clip_archive::SeekTable;
 use std::{
     ops::Range,
     sync::{
-        Mutex, PoisonError, RwLock,
-        atomic::{AtomicU8, Ordering},
+        Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -24,6 +28,9 @@ pub type Observer = Box<dyn Fn(usize) + Send + Sync>;
 pub struct Access {
     flags: Vec<AtomicU8>,
     streams: Mutex<Streams>,
+    files: OnceLock<Mutex<LongFiles>>,
+    /// Whether a list says what is read of this layer. What it does not name of a file was not wanted by earlier readers.
+    has_list: AtomicBool,
     observer: RwLock<Option<Observer>>,
 }
 
@@ -34,6 +41,8 @@ impl Access {
                 .take(spans)
                 .collect(),
             streams: Mutex::default(),
+            files: OnceLock::new(),
+            has_list: AtomicBool::new(false),
             observer: RwLock::default(),
         }
     }
@@ -46,15 +55,9 @@ impl Access {
             .any(|flags| flags.load(Ordering::Relaxed) & (TOUCHED | AHEAD) != TOUCHED)
     }
 
-    /// A reader touches `spans`, and must wait for some of them or touches some for the first time: what to fetch ahead.
-    /// `into_last` is how far behind the beginning of the last of them the read begins.
-    pub fn touch(
-        &self,
-        table: &SeekTable,
-        spans: &Range<usize>,
-        into_last: u64,
-        counters: &Counters,
-    ) -> Option<Range<usize>> {
+    /// A reader touches `spans`, and must wait for some of them or touches some for the first time. Whether nobody foresaw
+    /// that: who did knows better what comes next.
+    pub fn touch(&self, spans: &Range<usize>, counters: &Counters) -> bool {
         let mut all_foreseen = true;
         for span in spans.clone() {
             let flags = &self.flags[span];
@@ -71,16 +74,47 @@ impl Access {
                 observer(span);
             }
         }
-        if all_foreseen {
-            // Whoever foresaw this read knows better what comes next.
-            return None;
-        }
+        !all_foreseen
+    }
+
+    /// What to fetch ahead for a reader of `bytes`, which lie in `spans`. `into_last` is how far behind the beginning of the
+    /// last of them the read begins.
+    pub fn ahead(
+        &self,
+        table: &SeekTable,
+        spans: &Range<usize>,
+        bytes: &Range<u64>,
+        into_last: u64,
+        is_missing: impl Fn(usize) -> bool,
+    ) -> Vec<Range<usize>> {
+        let known = |span: usize| match self.flags[span].load(Ordering::Relaxed) & AHEAD {
+            0 if is_missing(span) => Known::Missing,
+            0 => Known::Done,
+            _ => Known::Unread,
+        };
+        let files = self.files.get();
+        let files = files.filter(|_| !self.has_list.load(Ordering::Relaxed));
+        let of_file = files.map(|files| {
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.step(table, spans, bytes, known)
+        });
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.step(table, spans, into_last)
+        let in_order = streams.step(table, spans, into_last);
+        in_order
+            .into_iter()
+            .chain(of_file.unwrap_or_default())
+            .collect()
+    }
+
+    /// Where the layer's files lie, as far as they lie in several spans.
+    pub fn know(&self, files: LongFiles) {
+        // Known already: the same.
+        let _ = self.files.set(Mutex::new(files));
     }
 
     /// `spans` are on a list of what is read next, which goes on where they end.
     pub fn foresee(&self, spans: Range<usize>) {
+        self.has_list.store(true, Ordering::Relaxed);
         for flags in &self.flags[spans] {
             flags.fetch_or(FORESEEN, Ordering::Relaxed);
         }

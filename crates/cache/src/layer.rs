@@ -9,6 +9,7 @@ use crate::{
     landing::{self, Landed},
     layer_files::LayerFiles,
     limits::CacheLimits,
+    long_files::LongFiles,
     memory_spans::MemorySpans,
     states,
     stats::{CacheStats, Counters},
@@ -243,7 +244,7 @@ impl LayerReader {
         let found = self.store.read_present(&spans, offset, buf);
         if found {
             if self.access.is_news(&spans) {
-                self.touch(&spans, offset);
+                self.touch(&spans, offset, buf.len());
             }
             Counters::add(&self.store.counters.hits, 1);
         }
@@ -279,7 +280,7 @@ impl LayerReader {
         let spans = self.store.spans_of(offset, buf.len());
         let mut flights = self.board(spans.clone());
         // Behind the demand, so that it goes first.
-        self.touch(&spans, offset);
+        self.touch(&spans, offset, buf.len());
         let mut patience = Patience::until(deadline);
         let (mut span, mut gone) = (spans.start, 0);
         while span < spans.end {
@@ -344,15 +345,34 @@ impl LayerReader {
         clip_registry::Digest::from_sha256(*self.store.blob_digest.as_bytes())
     }
 
-    /// Notes that `spans` are read from byte `offset` of the layer on, and fetches ahead what will probably come next.
-    fn touch(&self, spans: &Range<usize>, offset: u64) {
-        let (store, counters) = (&self.store, &self.store.counters);
-        let into_last = offset.saturating_sub(store.starts[spans.end - 1]);
+    /// Notes that `len` bytes at `offset`, which lie in `spans`, are read, and fetches ahead what will probably come next.
+    fn touch(&self, spans: &Range<usize>, offset: u64, len: usize) {
+        let store = &self.store;
         tracing::trace!(layer = %store.blob_digest, ?spans, "touched");
-        if let Some(ahead) = self.access.touch(&store.table, spans, into_last, counters) {
-            // Nobody waits for these.
-            drop(self.join(ahead, Class::ReadAhead));
+        if !self.access.touch(spans, &store.counters) {
+            return;
         }
+        let bytes = offset..offset + len as u64;
+        let into_last = offset.saturating_sub(store.starts[spans.end - 1]);
+        let is_missing = |span| store.is_missing(span);
+        let ahead = (self.access).ahead(&store.table, spans, &bytes, into_last, is_missing);
+        for spans in ahead {
+            // Nobody waits for these.
+            drop(self.join(spans, Class::ReadAhead));
+        }
+    }
+
+    /// Says where the content of each file lies in the layer, so that the rest of a file is fetched when parts of it are
+    /// read. Of the files only those are kept that lie in several spans.
+    pub fn know_files(&self, contents: impl IntoIterator<Item = Range<u64>>) {
+        let store = &self.store;
+        let spans_of = |content: &Range<u64>| {
+            let len = content.end - content.start;
+            store.spans_of(content.start, len as usize)
+        };
+        let is_here = |content: &Range<u64>| !content.is_empty() && content.end <= self.size();
+        let contents = contents.into_iter().filter(is_here);
+        self.access.know(LongFiles::new(contents, spans_of));
     }
 }
 

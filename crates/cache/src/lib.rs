@@ -15,7 +15,7 @@
 //! fails no read (`landing`).
 //!
 //! ```text
-//!  read ─► access (first touch?) ─► read_ahead (what next?)
+//!  read ─► access (first touch?) ─► read_ahead, long_files (what next?)
 //!    └───► flights (who brings it?) ─► run (one request) ─► admission (now?) ─► fetch (decode, check) ─► landing (show)
 //! ```
 //!
@@ -37,6 +37,7 @@ mod landing;
 mod layer;
 mod layer_files;
 mod limits;
+mod long_files;
 mod memory_spans;
 mod prefetch;
 mod prune;

@@ -27,6 +27,11 @@ const CHUNKS: usize = 4;
 
 /// Brings the spans of `run`.
 pub async fn carry_out(reader: LayerReader, run: Arc<Run>) {
+    if run.class != Class::Demand {
+        // The runtime begins with the task that was spawned last. What the same read demands shall have the connection that
+        // is open: a new one costs a round trip or three.
+        tokio::task::yield_now().await;
+    }
     if !run.is_open && is_there_after_all(&reader, &run).await {
         return;
     }

@@ -89,6 +89,69 @@ async fn random_reads_fetch_one_span_each() {
     assert!(stats.spans_fetched <= 60 * 2, "{stats:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_file_brings_the_rest_of_it_and_nothing_else() {
+    let scene = Scene::new(3 << 20);
+    let layer = scene.layer();
+    let (start, len) = (1 << 20, 500_000);
+    layer.know_files([0..start, start..start + len]);
+    scene.read(&layer, start, 4096).await.unwrap();
+    let mut library = vec![0; len as usize];
+    wait_until("the rest to be there", PATIENCE, || {
+        layer.read_cached(start, &mut library)
+    })
+    .unwrap();
+    let fetched = scene.proxy.body_bytes();
+    assert!(fetched < len + 2 * SPAN, "{fetched}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_read_within_each_of_many_files_fetches_one_span_each() {
+    const FILE: u64 = 400_000;
+    let scene = Scene::new(24 << 20);
+    let layer = scene.layer();
+    let files = layer.size() / FILE - 1;
+    layer.know_files((0..files).map(|file| file * FILE..(file + 1) * FILE));
+    for file in 0..files {
+        let file = file * 7_919 % files;
+        scene
+            .read(&layer, file * FILE + FILE / 2, 4096)
+            .await
+            .unwrap();
+    }
+    let stats = scene.cache.stats();
+    assert!(stats.read_ahead_spans <= 4, "{stats:?}");
+    assert!(stats.spans_fetched <= files * 2, "{stats:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_read_here_and_there_is_fetched_around_that() {
+    let scene = Scene::new(8 << 20);
+    let layer = scene.layer();
+    layer.know_files(std::iter::once(0..layer.size()));
+    for at in [0, 4 << 20] {
+        scene.read(&layer, at, 4096).await.unwrap();
+    }
+    let mut around = vec![0; 3 * SPAN as usize];
+    wait_until("what lies around to be there", PATIENCE, || {
+        layer.read_cached((4 << 20) - SPAN, &mut around)
+    })
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_list_says_what_is_read_no_file_is_fetched_beside_it() {
+    let scene = Scene::new(8 << 20);
+    let layer = scene.layer();
+    layer.know_files(std::iter::once(0..layer.size()));
+    layer.fetch_soon(0..2).await.unwrap();
+    let listed = scene.cache.stats().read_ahead_spans;
+    for at in [0, 2 << 20, 4 << 20, 6 << 20] {
+        scene.read(&layer, at, 100).await.unwrap();
+    }
+    assert_eq!(scene.cache.stats().read_ahead_spans, listed);
+}
+
 /// docs/semantics.md: "A registry that hangs slows no read of another".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_hangs_slows_no_read_of_another() {

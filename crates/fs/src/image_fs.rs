@@ -1,10 +1,11 @@
 //! [`ImageFs`]: an image as a filesystem, without any protocol.
 
-use crate::{failed_reads::FailedReads, mapped::Mapped};
+use crate::{contents, failed_reads::FailedReads, mapped::Mapped};
 use clip_archive::erofs::{Extent, FileType, Image, Inode, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
 use std::{
     ops::Range,
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
@@ -20,11 +21,12 @@ pub struct ImageInfo {
 /// An opened image.
 #[derive(Debug)]
 pub struct ImageFs {
-    tree: Image<Mapped>,
+    tree: Arc<Image<Mapped>>,
     layers: Vec<LayerReader>,
     info: ImageInfo,
     read_timeout: Duration,
     failed_reads: FailedReads,
+    contents_told: Once,
 }
 
 /// Why an operation failed.
@@ -69,7 +71,8 @@ impl ImageFs {
     ) -> Self {
         Self {
             failed_reads: FailedReads::new(layers.len()),
-            tree,
+            contents_told: Once::new(),
+            tree: Arc::new(tree),
             layers,
             info,
             read_timeout,
@@ -126,6 +129,7 @@ impl ImageFs {
     /// Up to `len` bytes of file `nid` from `offset` on; fewer at the file's end. Waits at most the
     /// read timeout for what must be fetched.
     pub async fn read(&self, nid: Nid, offset: u64, len: usize) -> Result<Vec<u8>, ImageFsError> {
+        self.tell_contents();
         let deadline = self.deadline();
         let mut out = Vec::with_capacity(len);
         for extent in self
@@ -168,6 +172,7 @@ impl ImageFs {
         offset: u64,
         len: usize,
     ) -> Result<Vec<u8>, ImageFsError> {
+        self.tell_contents();
         let layer = self.layer(index)?;
         let mut out = vec![0; clamp(layer.size(), offset, len)];
         layer.read(offset, &mut out, self.deadline()).await?;
@@ -270,6 +275,15 @@ impl ImageFs {
             }
         }
         None
+    }
+
+    /// Tells the layers where their files lie: once somebody waits for content, so that an image of which everything is
+    /// here costs nothing, and beside that reader.
+    fn tell_contents(&self) {
+        self.contents_told.call_once(|| {
+            let (tree, layers) = (self.tree.clone(), self.layers.clone());
+            tokio::task::spawn_blocking(move || contents::tell(&tree, &layers));
+        });
     }
 
     fn layer(&self, index: u16) -> Result<&LayerReader, ImageFsError> {

@@ -13,6 +13,7 @@
 //! node numbers: a server needs no state beside the connection.
 
 pub mod connection;
+mod contents;
 pub mod datagram;
 mod failed_reads;
 mod fuse;
