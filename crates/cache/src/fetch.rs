@@ -2,7 +2,7 @@
 
 use crate::{
     landing::{self, Landed},
-    layer::LayerStore,
+    layer_store::LayerStore,
     run::Input,
     staged::Staged,
     stats::Counters,

@@ -4,8 +4,8 @@
 //! there, and the latest few are kept ([`crate::memory_spans`]) until the disk takes spans again.
 
 use crate::{
-    layer::LayerStore,
     layer_files::LayerFiles,
+    layer_store::LayerStore,
     memory_spans::SpanBytes,
     staged::Staged,
     stats::Counters,

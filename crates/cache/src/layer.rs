@@ -1,20 +1,17 @@
-//! [`SpanCache`] and [`LayerReader`]: who holds which file, and the read path.
+//! [`SpanCache`] and [`LayerReader`]: who has which layer open, and the read path.
 
 use crate::{
     access::{Access, Observer},
     admission::{Admission, Class},
-    fetch::FillError,
-    flights::{Flight, Flights},
-    housekeeper::{Housekeeper, OncePerMinute},
-    landing::{self, Landed},
-    layer_files::LayerFiles,
+    flights::Flight,
+    housekeeper::Housekeeper,
+    landing::Landed,
+    layer_store::LayerStore,
     limits::CacheLimits,
     long_files::LongFiles,
     memory_spans::MemorySpans,
-    states,
+    patience::{Patience, ReadError},
     stats::{CacheStats, Counters},
-    whole::WholeBlobs,
-    word::{self, SpanState, Word},
 };
 use clip_archive::{Digest, SeekTable, Window};
 use clip_registry::BlobSource;
@@ -23,33 +20,15 @@ use std::{
     io,
     iter::Peekable,
     ops::Range,
-    os::unix::fs::FileExt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
     vec,
 };
 use tokio::runtime::Handle;
-
-/// After the registry client has given up (1.4 s when connections are refused), a read waits so
-/// long before it asks again, and then twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// A registry that comes back is noticed within this time.
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The pause before a span is fetched once more that was there and gone twice.
-const GONE_AGAIN: Duration = Duration::from_millis(50);
-/// Content with a wrong digest is fetched so often before a read fails: a broken cache between us and the registry may be
-/// passed by the next time, an archive that does not fit never will.
-const WRONG_CONTENT_TRIES: u32 = 3;
-
-/// How often a layer that could not be opened on its disk is tried again.
-const OPEN_AGAIN: Duration = Duration::from_secs(10);
-/// Spans that are looked at, read and looked at again in one go. A read is 1 MiB at most, and spans are seldom smaller
-/// than 128 KiB.
-const SPANS_AT_ONCE: usize = 8;
 
 /// Loads a layer's windows when the first span that needs one is decoded.
 pub type Windows = Box<dyn Fn() -> Result<Vec<Window>, String> + Send + Sync>;
@@ -94,45 +73,6 @@ pub struct LayerReader {
     pub(crate) admission: Arc<Admission>,
     pub(crate) access: Arc<Access>,
     pub(crate) runtime: Handle,
-}
-
-/// A layer's files, shared by all its readers in this process.
-pub struct LayerStore {
-    pub section_digest: Digest,
-    pub blob_digest: Digest,
-    pub table: SeekTable,
-    /// Position of each span in the tar.
-    pub starts: Vec<u64>,
-    pub dir: PathBuf,
-    files: OnceLock<LayerFiles>,
-    /// When the files were last tried to be opened, if they could not be.
-    tried: Mutex<Instant>,
-    pub load_windows: Windows,
-    pub windows: OnceLock<Vec<Window>>,
-    pub flights: Flights,
-    pub whole: WholeBlobs,
-    pub counters: Arc<Counters>,
-    pub memory: Arc<MemorySpans>,
-    pub housekeeper: Arc<Housekeeper>,
-    pub disk_complaints: OncePerMinute,
-    pub damage_complaints: OncePerMinute,
-}
-
-/// Why a read failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ReadError {
-    /// The bytes could not be fetched.
-    #[error(transparent)]
-    Fill(#[from] Arc<FillError>),
-    /// Nobody answered in time.
-    #[error("gave up after {:.0} s: the registry does not answer", .0.as_secs_f64())]
-    Timeout(Duration),
-    /// What was fetched was evicted again before it could be read, until the time was up.
-    #[error(
-        "gave up after {:.0} s: the cache has no room for what is read at once; give it more (--cache-max, --cache-min-free)",
-        .0.as_secs_f64()
-    )]
-    Thrashing(Duration),
 }
 
 impl SpanCache {
@@ -186,35 +126,16 @@ impl SpanCache {
         if let Some(store) = layers.get(&spec.section_digest).and_then(Weak::upgrade) {
             return Ok(store);
         }
-        let next_start = |at: &mut u64, len: u64| Some(std::mem::replace(at, *at + len));
-        let starts = spec
-            .table
-            .spans
-            .iter()
-            .map(|span| span.tar_len)
-            .scan(0, next_start)
-            .collect();
-        let store = Arc::new(LayerStore {
-            section_digest: spec.section_digest,
-            blob_digest: spec.blob_digest,
-            table: spec.table,
-            starts,
-            dir: self.dir.join("layers").join(spec.section_digest.hex()),
-            files: OnceLock::new(),
-            tried: Mutex::new(Instant::now()),
-            load_windows: spec.windows,
-            windows: OnceLock::new(),
-            flights: Flights::default(),
-            whole: WholeBlobs::default(),
-            counters: self.counters.clone(),
-            memory: self.memory.clone(),
-            housekeeper: self.housekeeper.clone(),
-            disk_complaints: OncePerMinute::default(),
-            damage_complaints: OncePerMinute::default(),
-        });
-        store.open_files()?;
+        let section = spec.section_digest;
+        let store = Arc::new(LayerStore::open(
+            spec,
+            self.dir.join("layers").join(section.hex()),
+            self.counters.clone(),
+            self.memory.clone(),
+            self.housekeeper.clone(),
+        )?);
         layers.retain(|_, store| store.strong_count() > 0);
-        layers.insert(spec.section_digest, Arc::downgrade(&store));
+        layers.insert(section, Arc::downgrade(&store));
         Ok(store)
     }
 }
@@ -373,233 +294,6 @@ impl LayerReader {
         let is_here = |content: &Range<u64>| !content.is_empty() && content.end <= self.size();
         let contents = contents.into_iter().filter(is_here);
         self.access.know(LongFiles::new(contents, spans_of));
-    }
-}
-
-/// How long and how often a read tries.
-#[derive(Debug)]
-struct Patience {
-    deadline: Instant,
-    started: Instant,
-    pause: Duration,
-    wrong_content: u32,
-    /// Why the last try failed.
-    cause: Option<Arc<FillError>>,
-}
-
-impl Patience {
-    fn until(deadline: Instant) -> Self {
-        Self {
-            deadline,
-            started: Instant::now(),
-            pause: FIRST_PAUSE,
-            wrong_content: 0,
-            cause: None,
-        }
-    }
-
-    /// Waits until a span has landed. After a failure that may go away it pauses, and says nothing; the caller then asks
-    /// again.
-    async fn wait_for(&mut self, flight: Flight) -> Result<Option<Landed>, ReadError> {
-        match tokio::time::timeout_at(self.deadline.into(), flight.landed()).await {
-            Ok(Ok(landed)) => Ok(Some(landed)),
-            Ok(Err(error)) => self.pause_after(error).await.map(|()| None),
-            Err(_) => Err(self.timeout()),
-        }
-    }
-
-    /// After a span that had landed could not be read: that may not go on past the deadline either.
-    async fn pause_after_loss(&mut self) -> Result<(), ReadError> {
-        if Instant::now() + GONE_AGAIN >= self.deadline {
-            return Err(ReadError::Thrashing(self.started.elapsed()));
-        }
-        tokio::time::sleep(GONE_AGAIN).await;
-        Ok(())
-    }
-
-    async fn pause_after(&mut self, error: Arc<FillError>) -> Result<(), ReadError> {
-        self.wrong_content += u32::from(error.is_wrong_content());
-        let is_bearable =
-            error.may_go_away() || (1..WRONG_CONTENT_TRIES).contains(&self.wrong_content);
-        if !is_bearable || Instant::now() + self.pause >= self.deadline {
-            return Err(error.into());
-        }
-        if self.pause == FIRST_PAUSE {
-            let left = self
-                .deadline
-                .saturating_duration_since(Instant::now())
-                .as_secs();
-            tracing::warn!(%error, "a read waits; trying again for up to {left} s");
-        }
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        self.cause = Some(error);
-        Ok(())
-    }
-
-    /// The time is up. The last cause says more than that.
-    fn timeout(&mut self) -> ReadError {
-        match self.cause.take() {
-            Some(cause) => ReadError::Fill(cause),
-            None => ReadError::Timeout(self.started.elapsed()),
-        }
-    }
-}
-
-impl LayerStore {
-    /// The files, unless the disk refuses them.
-    pub fn files(&self) -> Option<&LayerFiles> {
-        self.files.get()
-    }
-
-    /// The files; tries again to open them if it was some time ago that the disk refused.
-    pub fn files_now(&self) -> Option<&LayerFiles> {
-        if self.files.get().is_none() {
-            let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-            if tried.elapsed() > OPEN_AGAIN {
-                *tried = Instant::now();
-                // Whoever stores a span then says why it cannot.
-                let _ = self.open_files();
-            }
-        }
-        self.files.get()
-    }
-
-    /// A disk that is full or read-only is no error: the layer is served from memory.
-    fn open_files(&self) -> io::Result<()> {
-        let ends: Vec<u64> = self
-            .starts
-            .iter()
-            .zip(&self.table.spans)
-            .map(|(start, span)| start + span.tar_len)
-            .collect();
-        let opened = LayerFiles::open(&self.dir, &ends).or_else(|error| match error.kind() {
-            io::ErrorKind::StorageFull => {
-                self.housekeeper.make_room();
-                LayerFiles::open(&self.dir, &ends)
-            }
-            _ => Err(error),
-        });
-        match opened {
-            Ok(files) => {
-                // Set already: another thread was quicker, and these are closed again.
-                let _ = self.files.set(files);
-                Ok(())
-            }
-            Err(error) if landing::refuses_writes(&error) => {
-                tracing::warn!(%error, dir = %self.dir.display(), "cannot open the cache of a layer: serving it from memory");
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What the disk has of a span.
-    pub fn state(&self, span: usize) -> SpanState {
-        self.files()
-            .map_or(SpanState::Absent, |files| files.states.look(span).state())
-    }
-
-    /// Whether a span cannot be read from the disk at once.
-    pub fn is_missing(&self, span: usize) -> bool {
-        self.state(span) != SpanState::Present
-    }
-
-    /// Reads from `spans`, which hold the bytes, if every byte is on the disk.
-    fn read_present(&self, spans: &Range<usize>, offset: u64, buf: &mut [u8]) -> bool {
-        let Some(files) = self.files() else {
-            return buf.is_empty();
-        };
-        let len = buf.len();
-        let now = states::now();
-        for first in spans.clone().step_by(SPANS_AT_ONCE) {
-            let group = first..spans.end.min(first + SPANS_AT_ONCE);
-            let start = self.part_of(first, offset, len).1.start;
-            let end = self.part_of(group.end - 1, offset, len).1.end;
-            let part = &mut buf[start..end];
-            if !self.read_group(files, group, offset + start as u64, part, now) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// See `word`: the bytes were there if all words are the same before and after.
-    fn read_group(
-        &self,
-        files: &LayerFiles,
-        spans: Range<usize>,
-        offset: u64,
-        part: &mut [u8],
-        now: u32,
-    ) -> bool {
-        let states = &files.states;
-        let mut seen = [Word::from_bits(0); SPANS_AT_ONCE];
-        for (seen, span) in seen.iter_mut().zip(spans.clone()) {
-            *seen = states.look(span);
-            if !seen.is_present() {
-                return false;
-            }
-        }
-        if let Err(error) = files.data.read_exact_at(part, offset) {
-            // What the file held can be had again. If somebody cut it, everything behind the cut is gone, also once a
-            // write has made it long again.
-            let lost = match error.kind() {
-                io::ErrorKind::UnexpectedEof => 0..self.starts.len(),
-                _ => spans,
-            };
-            lost.for_each(|span| landing::forget(self, files, span));
-            return false;
-        }
-        seen.iter().zip(spans).all(|(&seen, span)| {
-            states.touch(span, now);
-            word::is_unchanged(states.cell(span), seen)
-        })
-    }
-
-    /// Of a read of `len` bytes at `offset`: where in `span` its part of that begins, and which part it is.
-    fn part_of(&self, span: usize, offset: u64, len: usize) -> (u64, Range<usize>) {
-        let (start, end) = (self.starts[span], offset + len as u64);
-        let from = start.max(offset);
-        let to = (start + self.table.spans[span].tar_len).min(end);
-        (
-            from - start,
-            (from - offset) as usize..(to - offset) as usize,
-        )
-    }
-
-    fn share_used(&self) {
-        if let Some(files) = self.files()
-            && let Err(error) = files.states.share_used()
-        {
-            tracing::debug!(%error, dir = %self.dir.display(), "cannot say what was used last");
-        }
-    }
-
-    /// The spans that hold `len` bytes at `offset`.
-    fn spans_of(&self, offset: u64, len: usize) -> Range<usize> {
-        if len == 0 {
-            return 0..0;
-        }
-        let first = self.starts.partition_point(|&start| start <= offset) - 1;
-        let last = self
-            .starts
-            .partition_point(|&start| start < offset + len as u64);
-        first..last
-    }
-}
-
-impl Drop for LayerStore {
-    fn drop(&mut self) {
-        self.share_used();
-    }
-}
-
-impl std::fmt::Debug for LayerStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LayerStore")
-            .field("blob_digest", &self.blob_digest)
-            .finish_non_exhaustive()
     }
 }
 

@@ -2,11 +2,7 @@
 //!
 //! Large requests, two at a time, below every reader: see [`Class::Prefetch`].
 
-use crate::{
-    admission::Class,
-    fetch::FillError,
-    layer::{LONGEST_PAUSE, LayerReader},
-};
+use crate::{admission::Class, fetch::FillError, layer::LayerReader, patience::LONGEST_PAUSE};
 use futures::{StreamExt, TryStreamExt};
 use std::{
     ops::Range,
