@@ -183,6 +183,36 @@ fn s8_whoever_waits_for_a_registry_that_is_silent_can_be_killed() {
     }
 }
 
+/// docs/semantics.md: "any other signal then fails the read with EINTR".
+#[test]
+fn s8_a_signal_fails_a_read_past_the_page_cache_that_waits() {
+    if engine_is_erofs() {
+        // It has no such reads.
+        return;
+    }
+    let scene = Scene::new();
+    let layer = Layer::new().file("file", layout::noise(8192, 0));
+    let layout = layout::write(&scene.dir("layout"), vec![layer], Flaw::None).unwrap();
+    let published = publish(&layout);
+    scene.ok(["index", &published.reference, "image.clip"]);
+    scene.dir("mnt");
+    let mounted = scene.mount(["image.clip", "mnt"]);
+    published.proxy.set(Mood::Silent);
+    // read(2) by itself: Python's repeats what was interrupted.
+    let script = "import ctypes, mmap, os, signal, sys\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        buffer = ctypes.c_char.from_buffer(mmap.mmap(-1, 4096))\n\
+        signal.signal(signal.SIGALRM, lambda *_: None)\n\
+        signal.alarm(1)\n\
+        file = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)\n\
+        print(libc.read(file, ctypes.byref(buffer), 4096), os.strerror(ctypes.get_errno()))";
+    let mut reader = Command::new("timeout");
+    reader.args(["60", "python3", "-c", script]);
+    let read = reader.arg(mounted.path().join("file")).output().unwrap();
+    let said = String::from_utf8_lossy(&read.stdout);
+    assert_eq!(said, "-1 Interrupted system call\n", "{read:?}");
+}
+
 #[test]
 fn s9_a_mount_in_the_background_lives_until_it_is_unmounted() {
     let (scene, dir) = scene_with_one_file();

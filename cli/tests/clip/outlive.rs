@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     thread::JoinHandle,
+    time::Duration,
 };
 
 const ENGINES: [&str; 2] = ["fuse", "erofs"];
@@ -259,8 +260,19 @@ fn s9_a_server_that_hangs_is_replaced_and_no_read_fails() {
         assert!(log.contains("hangs: it was silent for 20 s"), "{log}");
         kept.umount();
     };
+    // Longer than any server may be silent.
+    let leave_alone = || {
+        let scene = Scene::new();
+        let _published = published(&scene, "image", 0);
+        let kept = Kept::mount(&scene, "fuse");
+        let server = kept.process("server");
+        std::thread::sleep(Duration::from_secs(25));
+        assert_eq!(kept.process("server"), server, "{}", kept.log());
+        kept.umount();
+    };
     // Most of it is waiting.
     std::thread::scope(|scope| {
+        scope.spawn(leave_alone);
         for engine in ENGINES {
             scope.spawn(move || mount_and_hang(engine));
         }
