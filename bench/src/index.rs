@@ -6,7 +6,7 @@
 //! indexer.
 
 use crate::{
-    peers,
+    peers, rebuild,
     relay::Link,
     rows::Row,
     run::{Cost, best_of, timed},
@@ -71,6 +71,7 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
     rows.extend(cost(LARGE, "clip", &large));
     rows.push(peak(LARGE, &large));
     rows.extend(slow_registry(world)?);
+    rows.extend(rebuild::run(world)?);
     Ok(rows)
 }
 

@@ -18,6 +18,7 @@ mod place;
 mod programs;
 mod publish;
 mod published;
+mod rebuild;
 mod relay;
 mod restart;
 mod rows;

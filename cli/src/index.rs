@@ -1,19 +1,29 @@
-//! `clip index IMAGE [OUT]`.
+//! `clip index IMAGE [FILE]`.
+
+mod earlier;
+mod targets;
 
 use crate::{
     common::{CommonArgs, RegistryArgs, runtime},
     failure::Failure,
     progress::Shown,
-    publish::{PublishArgs, Published},
+    publish::PublishArgs,
     units,
 };
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, error::ErrorKind};
 use clip_engine::{
-    Archive, Digest, IndexOptions, IndexedImage, RuntimeDirs, SpanLimits, StateDir, index_image,
-    registry::{Client, ImageSource, Platform},
+    ArchiveFolder, Digest, IndexOptions, IndexedImage, RuntimeDirs, SpanLimits, StateDir,
+    index_image,
+    registry::{Client, Platform},
 };
+use earlier::EarlierArgs;
 use serde::Serialize;
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use targets::Target;
+use tokio::runtime::Runtime;
 
 /// Index an image: stream its layers once and write a metadata-only archive.
 ///
@@ -21,16 +31,24 @@ use std::{path::PathBuf, sync::Arc};
 /// `oci:DIR[:TAG]` for an OCI image layout on disk. Nothing but the archive is written to disk, and
 /// the archive is written whole or not at all; after an interruption, run the command again.
 ///
+/// With --dir several images are indexed, one after the other. What they share is downloaded once, and so is what an
+/// archive in the directory describes already: repeated, the command costs what has changed.
+///
 /// Exit status: 0 done; 42 trying again cannot help (the image does not exist, credentials are
-/// refused, content is not supported); 2 wrong usage; 1 anything else.
+/// refused, content is not supported; with --dir, for none of those that failed); 2 wrong usage; 1 anything else.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "clip index [OPTIONS] <IMAGE> <FILE>\n       clip index [OPTIONS] --dir <DIR> <IMAGE>..."
+)]
 pub struct IndexArgs {
-    /// The image.
-    image: String,
+    /// The image, and the archive to write, by custom `NAME.clip`, which may be left out with --upload or --publish.
+    /// With --dir, images only.
+    #[arg(required = true, value_name = "IMAGE|FILE")]
+    words: Vec<String>,
 
-    /// The archive to write, by custom `NAME.clip`. May be left out with --upload or --publish.
-    #[arg(required_unless_present_any = ["upload", "publish"])]
-    out: Option<PathBuf>,
+    /// Write an archive for each image into this directory, named after repository and tag: `library_alpine_3.20.clip`.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 
     /// Which platform of a multi-platform image [default: this machine's].
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
@@ -46,19 +64,21 @@ pub struct IndexArgs {
     #[arg(long, value_name = "BYTES", default_value_t = SpanLimits::default().tar, value_parser = clap::value_parser!(u64).range(65536..=268_435_456))]
     max_span: u64,
 
-    /// Take layers that this earlier archive already describes from it instead of downloading them; may be given
-    /// several times, and may name the archive that is to be replaced. The result is the same, but what was left out
-    /// of these layers is not reported again. The archive is believed: `clip verify` checks one that you do not trust.
-    #[arg(long, value_name = "ARCHIVE")]
-    reuse: Vec<PathBuf>,
-
-    /// Print what was made as one JSON object on stdout.
+    /// Print what was made as one JSON object on stdout; with --dir, a line for each image.
     #[arg(long)]
     json: bool,
 
     /// Write the result, good or bad, to this file as JSON, too (a pod's termination log).
-    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        hide_short_help = true,
+        conflicts_with = "dir"
+    )]
     termination_log: Option<PathBuf>,
+
+    #[command(flatten)]
+    earlier: EarlierArgs,
 
     #[command(flatten)]
     registry: RegistryArgs,
@@ -74,7 +94,7 @@ enum RuntimeDirsArg {
 }
 
 /// What `--json` prints and the termination log holds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
     reason: &'static str,
@@ -91,7 +111,7 @@ struct Report {
     numbers: Option<Numbers>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Numbers {
     files: u64,
@@ -104,10 +124,184 @@ struct Numbers {
 
 /// Runs the command.
 pub fn run(common: &CommonArgs, args: IndexArgs) -> Result<(), Failure> {
-    let done = index(common, &args);
-    let report = match &done {
-        Ok(report) => report,
-        Err(failure) => &Report {
+    match &args.dir {
+        Some(dir) => index_all(common, &args, dir),
+        None => index_one(common, &args),
+    }
+}
+
+fn index_one(common: &CommonArgs, args: &IndexArgs) -> Result<(), Failure> {
+    let done = args.target().and_then(|target| {
+        let mut indexing = Indexing::new(common, args)?;
+        let replaced = indexing.runtime.block_on(args.publish.replaced());
+        indexing.options.reuse.extend(replaced);
+        indexing.index(&target)
+    });
+    if let Some(path) = &args.termination_log {
+        let report = done.as_ref().map_or_else(Report::of_failure, Report::clone);
+        let json = serde_json::to_string(&report).map_err(Failure::local)?;
+        if let Err(error) = std::fs::write(path, json) {
+            tracing::warn!(path = %path.display(), %error, "cannot write the termination log");
+        }
+    }
+    done.map(drop)
+}
+
+/// One image that cannot be indexed keeps none of the others from it.
+fn index_all(common: &CommonArgs, args: &IndexArgs, dir: &Path) -> Result<(), Failure> {
+    let targets = targets::in_folder(&args.words, dir)?;
+    let mut indexing = Indexing::new(common, args)?;
+    let folder = Arc::new(earlier::folder(dir)?);
+    indexing.options.reuse_from.push(folder.clone());
+    indexing.folder = Some(folder);
+    let mut failures = Vec::new();
+    for (number, target) in targets.iter().enumerate() {
+        eprintln!("[{}/{}] {}", number + 1, targets.len(), target.image);
+        if let Err(failure) = indexing.index(target) {
+            eprintln!("Failed: {}", failure.message);
+            failures.push((target, failure));
+        }
+    }
+    let Some((_, last)) = failures.last() else {
+        return Ok(());
+    };
+    let names: Vec<_> = failures
+        .iter()
+        .map(|(target, _)| target.image.as_str())
+        .collect();
+    Err(Failure {
+        reason: last.reason,
+        permanent: failures.iter().all(|(_, failure)| failure.permanent),
+        message: format!(
+            "{} of {} failed: {}",
+            failures.len(),
+            units::count(targets.len() as u64, "image"),
+            names.join(", ")
+        ),
+    })
+}
+
+/// What all images of a command have in common.
+struct Indexing<'a> {
+    args: &'a IndexArgs,
+    verbose: bool,
+    client: Client,
+    runtime: Runtime,
+    options: IndexOptions,
+    /// Where the archives go, and the next image may find its layers.
+    folder: Option<Arc<ArchiveFolder>>,
+}
+
+impl<'a> Indexing<'a> {
+    fn new(common: &CommonArgs, args: &'a IndexArgs) -> Result<Self, Failure> {
+        let client = args.registry.client()?;
+        let mut options = args.index_options();
+        let archive_client = || args.publish.archive_client(&args.registry, &client);
+        args.earlier.add_to(&mut options, archive_client)?;
+        args.publish.check()?;
+        Ok(Indexing {
+            args,
+            verbose: common.verbose,
+            client,
+            runtime: runtime()?,
+            options,
+            folder: None,
+        })
+    }
+
+    fn index(&self, target: &Target) -> Result<Report, Failure> {
+        let progress = Arc::new(Shown::new(self.verbose));
+        let indexed = index_image(
+            &self.client,
+            &target.source,
+            &self.options,
+            progress.clone(),
+        );
+        let indexed = self.runtime.block_on(indexed)?;
+        self.tell(&indexed, &progress);
+        if let Some(file) = &target.file {
+            write(file, &indexed)?;
+            if let Some(folder) = &self.folder {
+                folder.add(file.clone());
+            }
+        }
+        let sent = self
+            .args
+            .publish
+            .send(&self.args.registry, &self.client, &indexed);
+        let published = self.runtime.block_on(sent)?;
+        let report = Report::of(&indexed, published.reference);
+        if self.args.json {
+            println!(
+                "{}",
+                serde_json::to_string(&report).map_err(Failure::local)?
+            );
+        }
+        Ok(report)
+    }
+
+    fn tell(&self, indexed: &IndexedImage, progress: &Shown) {
+        eprintln!(
+            "Successfully indexed image with {} files in {}",
+            indexed.summary.files,
+            units::seconds(indexed.duration)
+        );
+        if progress.left_out_count() > 0 && !self.verbose {
+            eprintln!(
+                "Left out {} entries in /proc, /sys and /dev (--verbose lists them)",
+                progress.left_out_count()
+            );
+        }
+        let (reused, bytes) = progress.reused();
+        if reused > 0 {
+            eprintln!(
+                "Reused {} from earlier archives: {} not downloaded",
+                units::count(reused, "layer"),
+                units::bytes(bytes)
+            );
+        }
+    }
+}
+
+fn write(file: &Path, indexed: &IndexedImage) -> Result<(), Failure> {
+    StateDir::write(file, &indexed.archive)
+        .map_err(|error| Failure::local(format!("cannot write {}: {error}", file.display())))?;
+    eprintln!(
+        "Created metadata-only clip file {}: {} for an image of {}",
+        file.display(),
+        units::bytes(indexed.summary.archive_bytes),
+        units::bytes(indexed.summary.image_bytes)
+    );
+    Ok(())
+}
+
+impl Report {
+    fn of(indexed: &IndexedImage, published: Option<String>) -> Report {
+        let summary = &indexed.summary;
+        Report {
+            reason: "Indexed",
+            message: format!(
+                "indexed {} of {}",
+                units::count(summary.files, "file"),
+                units::count(summary.layers, "layer")
+            ),
+            manifest_digest: Some(indexed.image.manifest_digest.to_string()),
+            archive_digest: Some(Digest::of(&indexed.archive).to_string()),
+            published,
+            duration_ms: Some(indexed.duration.as_millis() as u64),
+            numbers: Some(Numbers {
+                files: summary.files,
+                layers: summary.layers,
+                image_bytes: summary.image_bytes,
+                unpacked_bytes: summary.unpacked_bytes,
+                archive_bytes: summary.archive_bytes,
+                seek_points: summary.seek_points,
+            }),
+        }
+    }
+
+    fn of_failure(failure: &Failure) -> Report {
+        Report {
             reason: failure.reason,
             message: failure.message.clone(),
             manifest_digest: None,
@@ -115,139 +309,26 @@ pub fn run(common: &CommonArgs, args: IndexArgs) -> Result<(), Failure> {
             published: None,
             duration_ms: None,
             numbers: None,
-        },
-    };
-    let json = serde_json::to_string(report).map_err(Failure::local)?;
-    if let Some(path) = &args.termination_log
-        && let Err(error) = std::fs::write(path, &json)
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot write the termination log");
+        }
     }
-    if args.json && done.is_ok() {
-        println!("{json}");
-    }
-    done.map(drop)
-}
-
-fn index(common: &CommonArgs, args: &IndexArgs) -> Result<Report, Failure> {
-    let source: ImageSource = args
-        .image
-        .parse()
-        .map_err(|error| Failure::permanent("InvalidReference", error))?;
-    let out = args.out.as_deref().map(check_out).transpose()?;
-    let client = args.registry.client()?;
-    let runtime = runtime()?;
-    let progress = Arc::new(Shown::new(common.verbose));
-    let mut options = args.index_options()?;
-    options
-        .reuse
-        .extend(runtime.block_on(args.publish.replaced()));
-    let indexed = runtime.block_on(index_image(&client, &source, &options, progress.clone()))?;
-    let summary = indexed.summary;
-    let digest = Digest::of(&indexed.archive);
-
-    eprintln!(
-        "Successfully indexed image with {} files in {}",
-        summary.files,
-        units::seconds(indexed.duration)
-    );
-    if progress.left_out_count() > 0 && !common.verbose {
-        eprintln!(
-            "Left out {} entries in /proc, /sys and /dev (--verbose lists them)",
-            progress.left_out_count()
-        );
-    }
-    let (reused, bytes) = progress.reused();
-    if reused > 0 {
-        eprintln!(
-            "Reused {} from earlier archives: {} not downloaded",
-            units::count(reused, "layer"),
-            units::bytes(bytes)
-        );
-    }
-    if let Some(path) = out {
-        StateDir::write(path, &indexed.archive)
-            .map_err(|error| Failure::local(format!("cannot write {}: {error}", path.display())))?;
-        let (archive, image) = (
-            units::bytes(summary.archive_bytes),
-            units::bytes(summary.image_bytes),
-        );
-        eprintln!(
-            "Created metadata-only clip file {}: {archive} for an image of {image}",
-            path.display()
-        );
-    }
-    let published = runtime.block_on(send(args, &client, &indexed))?;
-    Ok(Report {
-        reason: "Indexed",
-        message: format!(
-            "indexed {} of {}",
-            units::count(summary.files, "file"),
-            units::count(summary.layers, "layer")
-        ),
-        manifest_digest: Some(indexed.image.manifest_digest.to_string()),
-        archive_digest: Some(digest.to_string()),
-        published: published.reference,
-        duration_ms: Some(indexed.duration.as_millis() as u64),
-        numbers: Some(Numbers {
-            files: summary.files,
-            layers: summary.layers,
-            image_bytes: summary.image_bytes,
-            unpacked_bytes: summary.unpacked_bytes,
-            archive_bytes: summary.archive_bytes,
-            seek_points: summary.seek_points,
-        }),
-    })
-}
-
-async fn send(
-    args: &IndexArgs,
-    client: &Client,
-    indexed: &IndexedImage,
-) -> Result<Published, Failure> {
-    args.publish.send(&args.registry, client, indexed).await
-}
-
-/// An impossible output is found before an hour of work, not after.
-fn check_out(path: &std::path::Path) -> Result<&std::path::Path, Failure> {
-    if path.is_dir() {
-        return Err(Failure::local(format!(
-            "{} is a directory: name a file in it, like {}/image.clip",
-            path.display(),
-            path.display()
-        )));
-    }
-    if path.exists() && !path.is_file() {
-        return Err(Failure::local(format!(
-            "{} is not a regular file and will not be replaced: name another file",
-            path.display()
-        )));
-    }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => std::path::Path::new("."),
-    };
-    if !parent.is_dir() {
-        return Err(Failure::local(format!(
-            "the directory {} does not exist: create it with `mkdir -p {}`",
-            parent.display(),
-            parent.display()
-        )));
-    }
-    nix::unistd::access(parent, nix::unistd::AccessFlags::W_OK).map_err(|error| {
-        Failure::local(format!(
-            "nothing can be written in {} ({}): name a file elsewhere",
-            parent.display(),
-            error.desc()
-        ))
-    })?;
-    Ok(path)
 }
 
 impl IndexArgs {
-    fn index_options(&self) -> Result<IndexOptions, Failure> {
+    /// The one image, without --dir.
+    fn target(&self) -> Result<Target, Failure> {
+        match self.words.as_slice() {
+            [image] if self.publish.anywhere() => Target::new(image, None),
+            [image, file] => Target::new(image, Some(Path::new(file))),
+            [image] => wrong_usage(&format!(
+                "name the archive to write, too: clip index {image} image.clip"
+            )),
+            _ => wrong_usage("for several images name a directory with --dir"),
+        }
+    }
+
+    fn index_options(&self) -> IndexOptions {
         let defaults = SpanLimits::default();
-        Ok(IndexOptions {
+        IndexOptions {
             platform: self.platform.clone().unwrap_or_else(Platform::host),
             runtime_dirs: match self.runtime_dirs {
                 RuntimeDirsArg::Omit => RuntimeDirs::Omit,
@@ -258,21 +339,16 @@ impl IndexArgs {
                 tar: self.max_span,
                 blob: self.max_span / (defaults.tar / defaults.blob),
             },
-            reuse: self.earlier_archives()?,
-        })
+            ..IndexOptions::default()
+        }
     }
+}
 
-    fn earlier_archives(&self) -> Result<Vec<Archive>, Failure> {
-        let open = |path: &PathBuf| {
-            // Reading a FIFO or a device might never end.
-            let bytes = match path.metadata() {
-                Ok(metadata) if !metadata.is_file() => Err("not a regular file".to_owned()),
-                _ => std::fs::read(path).map_err(|error| error.to_string()),
-            };
-            let archive =
-                bytes.and_then(|bytes| Archive::open(bytes).map_err(|error| error.to_string()));
-            archive.map_err(|error| Failure::local(format!("--reuse {}: {error}", path.display())))
-        };
-        self.reuse.iter().map(open).collect()
-    }
+/// Ends as the argument parser does.
+fn wrong_usage(message: &str) -> ! {
+    let command = IndexArgs::augment_args(clap::Command::new("clip index"));
+    let mut command = command.bin_name("clip index");
+    command
+        .error(ErrorKind::WrongNumberOfValues, message)
+        .exit()
 }

@@ -8,21 +8,22 @@ use crate::{
 };
 use clap::Args;
 use clip_engine::{
-    Archive, IndexedImage,
-    registry::{ArtifactLayer, Client, Descriptor, Reference, push_artifact},
+    Archive, IndexedImage, publish,
+    registry::{Client, Reference, Repository},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{fmt::Display, path::PathBuf};
 
-/// `artifactType` of a published archive (OCI image-spec, manifest.md).
-pub const ARTIFACT_TYPE: &str = "application/vnd.clip.archive.v1";
-/// Media type of its only blob, the archive.
-pub const ARCHIVE_MEDIA_TYPE: &str = "application/vnd.clip.archive.v1.clip";
 /// Where the archive is sent.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
     /// Send the archive to the Clip operator's archive service at this URL.
-    #[arg(long, value_name = "URL", requires = "token_file")]
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "token_file",
+        conflicts_with = "dir"
+    )]
     upload: Option<String>,
 
     /// The bearer token for --upload.
@@ -34,12 +35,12 @@ pub struct PublishArgs {
     #[arg(long, requires = "upload")]
     reuse_uploaded: bool,
 
-    /// Push the archive as an OCI artifact to this repository (`registry/repository[:tag]`). In the
-    /// image's own repository it is linked to the image.
+    /// Push the archive as an OCI artifact to this repository (`registry/repository`). In the image's own repository it
+    /// is linked to the image. Layers of 1 MiB and more get a tag each, by which --reuse-from finds them.
     #[arg(long, value_name = "REPOSITORY")]
     publish: Option<String>,
 
-    /// Credentials for --publish [default: those for the image].
+    /// Credentials for --publish and --reuse-from [default: those for the image].
     #[arg(long, value_name = "FILE")]
     push_docker_config: Vec<PathBuf>,
 }
@@ -52,6 +53,21 @@ pub struct Published {
 }
 
 impl PublishArgs {
+    /// Whether the archive goes anywhere.
+    pub fn anywhere(&self) -> bool {
+        self.upload.is_some() || self.publish.is_some()
+    }
+
+    /// Whether what the flags say makes sense: before an hour of work, not after.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.repository().map(drop)
+    }
+
+    fn repository(&self) -> Result<Option<Repository>, Failure> {
+        let text = self.publish.as_deref();
+        text.map(|text| repository("--publish", text)).transpose()
+    }
+
     /// Sends the archive wherever the flags say.
     pub async fn send(
         &self,
@@ -60,17 +76,26 @@ impl PublishArgs {
         indexed: &IndexedImage,
     ) -> Result<Published, Failure> {
         let mut published = Published::default();
-        if let Some(repository) = &self.publish {
-            let client = match self.push_docker_config.as_slice() {
-                [] => image_client.clone(),
-                files => client(registry.options_with(files)?)?,
-            };
-            published.reference = Some(push(&client, repository, indexed).await?);
+        if let Some(repository) = self.repository()? {
+            let client = self.archive_client(registry, image_client)?;
+            published.reference = Some(push(&client, &repository, indexed).await?);
         }
         if let Some(service) = self.archive_service() {
             service.upload(&indexed.archive).await?;
         }
         Ok(published)
+    }
+
+    /// The client for repositories of archives.
+    pub fn archive_client(
+        &self,
+        registry: &RegistryArgs,
+        image_client: &Client,
+    ) -> Result<Client, Failure> {
+        match self.push_docker_config.as_slice() {
+            [] => Ok(image_client.clone()),
+            files => client(registry.options_with(files)?),
+        }
     }
 
     /// The archive that [`Self::send`] is going to replace, if it may be reused and can be had. Without it the image is
@@ -94,45 +119,35 @@ impl PublishArgs {
     }
 }
 
-async fn push(client: &Client, target: &str, indexed: &IndexedImage) -> Result<String, Failure> {
-    let target: Reference = target
-        .parse()
-        .map_err(|error| Failure::permanent("InvalidReference", format!("--publish: {error}")))?;
-    let repository = target.in_repository();
-    let image = &indexed.image;
-    // A subject must lie in the same repository (OCI distribution-spec, "Listing Referrers").
-    let same_repository =
-        image.registry == repository.registry() && image.repository == repository.name();
-    let subject = same_repository.then(|| {
-        Descriptor::new(
-            &image.manifest_media_type,
-            image.manifest_digest.clone(),
-            image.manifest.len() as u64,
-        )
-    });
-    let layer = ArtifactLayer {
-        media_type: ARCHIVE_MEDIA_TYPE.to_owned(),
-        content: indexed.archive.clone().into(),
-        annotations: BTreeMap::new(),
+/// Reads `registry/repository`, the value of `flag`. A tag or a digest in it is a mistake: archives have tags of their
+/// own.
+pub fn repository(flag: &str, text: &str) -> Result<Repository, Failure> {
+    let wrong = |problem: &dyn Display| {
+        Failure::permanent("InvalidReference", format!("{flag}: {problem}"))
     };
-    // Without a tag of its own the artifact is named after the image's manifest, so that pushing
-    // again replaces it and a registry's garbage collection leaves it alone.
-    let tag = format!("clip-{}", &image.manifest_digest.hex()[..32]);
-    let digest = push_artifact(
-        client,
-        repository,
-        ARTIFACT_TYPE,
-        subject,
-        Some(&tag),
-        vec![layer],
-    )
-    .await
-    .map_err(|error| Failure {
-        reason: error.reason(),
-        permanent: error.is_permanent(),
-        message: format!("the archive was made but not published: {error}"),
-    })?;
-    let reference = Reference::with_digest(repository.clone(), digest).to_string();
+    let reference: Reference = text.parse().map_err(|error| wrong(&error))?;
+    let repository = reference.in_repository();
+    let name = text.rsplit('/').next().unwrap_or(text);
+    match name.contains([':', '@']) {
+        true => Err(wrong(&format_args!(
+            "{text} is more than a repository: say {repository}"
+        ))),
+        false => Ok(repository.clone()),
+    }
+}
+
+async fn push(
+    client: &Client,
+    repository: &Repository,
+    indexed: &IndexedImage,
+) -> Result<String, Failure> {
+    let reference = publish(client, repository, indexed)
+        .await
+        .map_err(|error| Failure {
+            reason: error.reason(),
+            permanent: error.is_permanent(),
+            message: format!("the archive was made but not published: {error}"),
+        })?;
     eprintln!("Published as {reference}");
-    Ok(reference)
+    Ok(reference.to_string())
 }

@@ -282,6 +282,11 @@ pub struct RegistrySpec {
     /// Secret of type kubernetes.io/dockerconfigjson in this namespace with which the archive may be pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub push_secret: Option<SecretName>,
+
+    /// Download no layer that an archive in this repository describes already, of whatever image. Whoever may push to
+    /// the repository is believed then about what is in these layers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reuse: bool,
 }
 
 /// What Clip knows about the image.

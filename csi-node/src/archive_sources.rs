@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clip_engine::{ARCHIVE_MEDIA_TYPE, ARTIFACT_TYPE};
 use clip_registry::{BlobSource, Client, ClientOptions, Credentials, Digest, Manifest, Reference};
 use futures::TryStreamExt;
 use reqwest::StatusCode;
@@ -15,10 +16,6 @@ use crate::archives::Unfinished;
 use crate::resolve::{ArchiveRef, Place};
 use crate::wire::Secret;
 
-/// The type of the OCI artifact that holds an archive.
-const ARTIFACT_TYPE: &str = "application/vnd.clip.archive.v1";
-/// The one layer of it that is the archive's file.
-const ARTIFACT_LAYER: &str = "application/vnd.clip.archive.v1.clip";
 /// A connection inside the cluster comes about in milliseconds, or after one lost SYN in a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A transfer on which nothing arrives for so long is given up; the next try may meet a better replica.
@@ -264,9 +261,9 @@ impl Sources {
         let layer = manifest
             .layers
             .iter()
-            .find(|layer| layer.media_type == ARTIFACT_LAYER);
+            .find(|layer| layer.media_type == ARCHIVE_MEDIA_TYPE);
         let layer =
-            layer.ok_or_else(|| not_an_archive(format!("it has no layer {ARTIFACT_LAYER}")))?;
+            layer.ok_or_else(|| not_an_archive(format!("it has no layer {ARCHIVE_MEDIA_TYPE}")))?;
         let blobs = BlobSource::open(&client, reference.registry(), reference.repository())
             .map_err(|error| not_an_archive(error.to_string()))?;
         let mut stream = blobs

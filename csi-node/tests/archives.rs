@@ -281,8 +281,8 @@ async fn what_the_service_lost_is_fetched_from_a_registry() {
             digest,
         ))]
     };
-    let archive = place(push(ARTIFACT_TYPE).await.unwrap());
-    let other = place(push("application/vnd.example").await.unwrap());
+    let archive = place(push(ARTIFACT_TYPE).await.unwrap().digest);
+    let other = place(push("application/vnd.example").await.unwrap().digest);
 
     let folder = tempfile::tempdir().unwrap();
     let (_, url) = Service::start(&[(404, b"")]).await;
@@ -324,8 +324,8 @@ async fn who_waits_for_a_fetch_that_is_refused_tries_with_credentials_of_its_own
         content: CONTENT.into(),
         ..ArtifactLayer::default()
     };
-    let digest = push_artifact(&client, &repository, ARTIFACT_TYPE, None, None, vec![layer]);
-    let place = Reference::with_digest(repository.clone(), digest.await.unwrap());
+    let pushed = push_artifact(&client, &repository, ARTIFACT_TYPE, None, None, vec![layer]);
+    let place = Reference::with_digest(repository.clone(), pushed.await.unwrap().digest);
     let wanted = wanted(vec![Place::Registry(place)]);
     let login = serde_json::json!({"username": "user", "password": "password"});
     let config = serde_json::json!({"auths": {registry.address(): login}});

@@ -192,6 +192,7 @@ mod tests {
             registry: Some(RegistrySpec {
                 repository: repository.map(Into::into),
                 push_secret: None,
+                reuse: false,
             }),
         };
         assert_eq!(publish_repository(&image(|_| {}).spec), None);

@@ -217,6 +217,14 @@ fn args(image: &ClipImage, settings: &JobSettings) -> Vec<String> {
         );
     }
     if let Some(repository) = publish_repository(spec) {
+        let reuses = spec
+            .publish
+            .registry
+            .as_ref()
+            .is_some_and(|there| there.reuse);
+        if reuses {
+            flag("--reuse-from", repository.clone());
+        }
         flag("--publish", repository);
         if push_secret(image).is_some() {
             flag("--push-docker-config", format!("{PUSH_DIR}/config.json"));
@@ -473,6 +481,7 @@ mod tests {
                 registry: Some(RegistrySpec {
                     repository: None,
                     push_secret: Some(name("pusher")),
+                    reuse: true,
                 }),
             },
             ..Default::default()

@@ -14,7 +14,8 @@ use std::{
     thread,
 };
 
-/// Two versions of an image, `team/app:1` and `:2`, which have all but the top layer in common.
+/// Two versions of an image, `team/app:1` and `:2`, which have all but the top layer in common. The layers have 3 MiB,
+/// 1 MiB and 64 KiB.
 struct Versions {
     registry: TestRegistry,
     proxy: Proxy,
@@ -39,16 +40,29 @@ impl Versions {
         Versions { registry, proxy }
     }
 
+    fn image(&self, tag: &str) -> String {
+        format!("{}/team/app:{tag}", self.proxy.address())
+    }
+
     /// Indexes a version with these further arguments: how many blobs were downloaded, and what was said.
     fn index(&self, scene: &Scene, tag: &str, arguments: &[&str]) -> (usize, String) {
+        self.run(scene, &[&[self.image(tag).as_str()], arguments].concat())
+    }
+
+    /// The same for all images that the arguments name.
+    fn run(&self, scene: &Scene, arguments: &[&str]) -> (usize, String) {
         self.proxy.forget();
-        let reference = format!("{}/team/app:{tag}", self.proxy.address());
-        let said = scene.ok([&["index", &reference], arguments].concat());
+        let said = scene.ok([&["index"], arguments].concat());
+        (self.blobs("/team/app/"), said.err)
+    }
+
+    /// How many blobs of `repository` were downloaded.
+    fn blobs(&self, repository: &str) -> usize {
         let is_blob = |asked: &&clip_testkit::proxy::Asked| {
-            asked.method == "GET" && asked.path.contains("/blobs/")
+            let (method, path) = (&asked.method, &asked.path);
+            method == "GET" && path.contains("/blobs/") && path.contains(repository)
         };
-        let asked = self.proxy.asked();
-        (asked.iter().filter(is_blob).count(), said.err)
+        self.proxy.asked().iter().filter(is_blob).count()
     }
 }
 
@@ -109,6 +123,151 @@ fn sections_that_were_made_otherwise_or_are_damaged_are_made_anew() {
     assert_eq!(blobs, CONFIGURATION + 1, "{said}");
     let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
     assert!(read("mended.clip") == read("image.clip"), "not the same");
+}
+
+#[test]
+fn an_archive_that_was_published_for_another_image_is_found_by_its_layers() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    let archives = format!("{}/team/archives", versions.proxy.address());
+    let publish = ["--publish", &archives];
+    let reuse = [&publish[..], &["--reuse-from", &archives]].concat();
+    let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
+
+    // Nothing was published yet, and that is no reason to say anything.
+    let (blobs, said) = versions.index(&scene, "1", &[&reuse[..], &["1.clip"]].concat());
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+    assert!(!said.contains("reused"), "{said}");
+
+    let (blobs, said) = versions.index(&scene, "2", &[&reuse[..], &["2.clip"]].concat());
+    assert_eq!(blobs, CONFIGURATION + 1, "{said}");
+    // One archive, though two layers were looked for.
+    assert_eq!(versions.blobs("/team/archives/"), 1, "{said}");
+    versions.index(&scene, "2", &["fresh.clip"]);
+    assert!(read("2.clip") == read("fresh.clip"), "not the same");
+
+    // What is made otherwise has other tags.
+    let other = ["--max-span", "131072", "other.clip"];
+    let (blobs, said) = versions.index(&scene, "1", &[&reuse[..], &other].concat());
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+
+    // A registry that refuses costs the reuse, not the index.
+    let nowhere = ["--reuse-from", "127.0.0.1:1/team/archives", "fresh.clip"];
+    let (blobs, said) = versions.index(&scene, "2", &nowhere);
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+    assert!(said.contains("nothing can be reused from here"), "{said}");
+}
+
+#[test]
+fn what_has_an_archives_tag_but_is_none_is_passed_over_and_replaced() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    let archives = format!("{}/team/archives", versions.proxy.address());
+    let reuse = ["--publish", &archives, "--reuse-from", &archives];
+    versions.index(&scene, "1", &reuse);
+    let storage = versions.registry.storage();
+    let tags = storage.join("docker/registry/v2/repositories/team/archives/_manifests/tags");
+    let tags = std::fs::read_dir(tags).unwrap();
+    let tags = tags.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let of_layers: Vec<_> = tags.filter(|tag| tag.starts_with("clip-layer-")).collect();
+    assert_eq!(
+        of_layers.len(),
+        2,
+        "the smallest layer is not worth one: {of_layers:?}"
+    );
+    for tag in of_layers {
+        let reference = format!("team/archives:{tag}");
+        images::push(&scene.path("layout-1"), &versions.registry, &reference).unwrap();
+    }
+    let (blobs, said) = versions.index(&scene, "2", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 3, "{said}");
+    assert!(said.contains("nothing can be reused from here"), "{said}");
+    let (blobs, said) = versions.index(&scene, "1", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 1, "{said}");
+}
+
+#[test]
+fn several_images_share_what_they_share() {
+    let scene = Scene::new();
+    let versions = Versions::publish(&scene);
+    let dir = scene.dir("archives");
+    let dir = dir.to_str().unwrap();
+    let (first, second) = (versions.image("1"), versions.image("2"));
+    let both = ["--dir", dir, &first, &second, &first];
+    let (blobs, said) = versions.run(&scene, &both);
+    assert_eq!(blobs, 2 * CONFIGURATION + 4, "{said}");
+    assert!(
+        said.contains("[2/2] "),
+        "an image named twice is indexed once: {said}"
+    );
+    let read = |name: &str| std::fs::read(scene.path(name)).unwrap();
+    for tag in ["1", "2"] {
+        versions.index(&scene, tag, &["fresh.clip"]);
+        let shared = read(&format!("archives/team_app_{tag}.clip"));
+        assert!(shared == read("fresh.clip"), "not the same");
+    }
+
+    // Again, it costs nothing; nor does it elsewhere, if the directory is named.
+    assert_eq!(versions.run(&scene, &both).0, 2 * CONFIGURATION);
+    std::fs::write(scene.path("archives/no.clip"), "no archive").unwrap();
+    let (blobs, said) = versions.index(&scene, "2", &["--reuse", dir, "elsewhere.clip"]);
+    assert_eq!(blobs, CONFIGURATION, "{said}");
+    assert!(
+        said.contains("no.clip") && said.contains("passed over"),
+        "{said}"
+    );
+
+    // One that is not there keeps none of the others from being indexed.
+    let none = versions.image("none");
+    std::fs::remove_file(scene.path("archives/team_app_2.clip")).unwrap();
+    let said = scene.run(["index", "--json", "--dir", dir, &none, &second]);
+    assert_eq!(said.code, 42, "{said:?}");
+    assert!(
+        said.err.contains(&format!("1 of 2 images failed: {none}")),
+        "{said:?}"
+    );
+    assert_eq!(said.out.lines().count(), 1, "{said:?}");
+    assert!(scene.path("archives/team_app_2.clip").exists());
+    let dead = "127.0.0.1:1/team/app:1";
+    let said = scene.run(["index", "--dir", dir, &none, dead]);
+    assert_eq!(said.code, 1, "one of them may be there later: {said:?}");
+}
+
+#[test]
+fn images_and_files_are_told_apart() {
+    let scene = Scene::new();
+    scene.dir("archives");
+    let wrong = |arguments: &[&str], code: i32, problem: &str| {
+        let said = scene.run([&["index"], arguments].concat());
+        assert_eq!(said.code, code, "{arguments:?}: {said:?}");
+        assert!(said.err.contains(problem), "{arguments:?}: {said:?}");
+    };
+    wrong(&["alpine"], 2, "clip index alpine image.clip");
+    wrong(&["alpine", "debian", "a.clip"], 2, "--dir");
+    wrong(&["alpine", "archives"], 1, "--dir archives");
+    wrong(&["--dir", "none", "alpine"], 1, "mkdir -p none");
+    wrong(
+        &["--dir", "archives", "a.example/x:1", "b.example/x:1"],
+        1,
+        "would both be archives/x_1.clip",
+    );
+    wrong(
+        &[
+            "--dir",
+            "archives",
+            "--upload",
+            "http://x",
+            "--token-file",
+            "t",
+            "alpine",
+        ],
+        2,
+        "--upload",
+    );
+    for flag in ["--publish", "--reuse-from"] {
+        let problem = format!("{flag}: a.example/x:1 is more than a repository: say a.example/x");
+        wrong(&[flag, "a.example/x:1", "alpine", "a.clip"], 42, &problem);
+    }
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! [`index_image`]: a reference goes in, an archive comes out.
 
-use crate::{digest_of, layer_content::layer_content, reuse::find_section};
+use crate::{
+    digest_of,
+    layer_content::layer_content,
+    reuse::{ArchivePlace, Layer, find_archives, find_section},
+};
 use clip_archive::{
     Archive, ArchiveWriter, Digest, LayerSection, RuntimeDirs, Summary, erofs::ImageWriter,
     head::Indexer, write::ImageInfo,
 };
-use clip_index::{
-    INDEXER_VERSION, IndexedLayer, LayerContent, LayerError, LayerIndexer, LayerInfo,
-};
+use clip_index::{INDEXER_VERSION, IndexedLayer, LayerError, LayerIndexer, LayerInfo};
 use clip_registry::{
-    BlobSource, BlobStream, Client, FetchError, ImageSource, LayerDescriptor, Platform,
-    ResolveError, ResolvedImage,
+    BlobSource, BlobStream, Client, FetchError, ImageSource, Platform, ResolveError, ResolvedImage,
 };
 use clip_seek::SpanLimits;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -41,6 +42,8 @@ pub struct IndexOptions {
     pub span_limits: SpanLimits,
     /// Earlier archives, which are believed: layers that they describe are not downloaded.
     pub reuse: Vec<Archive>,
+    /// Where more of them may be found.
+    pub reuse_from: Vec<Arc<dyn ArchivePlace>>,
 }
 
 impl Default for IndexOptions {
@@ -50,6 +53,7 @@ impl Default for IndexOptions {
             runtime_dirs: RuntimeDirs::default(),
             span_limits: SpanLimits::default(),
             reuse: Vec::new(),
+            reuse_from: Vec::new(),
         }
     }
 }
@@ -73,6 +77,8 @@ pub struct IndexedImage {
     pub summary: Summary,
     /// What was indexed.
     pub image: ResolvedImage,
+    /// How it was indexed.
+    pub indexer: Indexer,
     /// From the first request to the last byte.
     pub duration: Duration,
 }
@@ -196,12 +202,10 @@ pub async fn index_image(
         archive,
         summary,
         image,
+        indexer: options.indexer(),
         duration: started.elapsed(),
     })
 }
-
-/// A layer and what its blob is.
-type Layer<'a> = (&'a LayerDescriptor, LayerContent);
 
 /// One section per layer, in order. As many layers at once as there are processors, up to a few; a
 /// layer that the image uses twice is indexed once.
@@ -211,6 +215,9 @@ async fn index_layers(
     options: &IndexOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Vec<Arc<LayerSection>>, IndexError> {
+    let indexer = options.indexer();
+    let found = find_archives(&options.reuse_from, &options.reuse, layers, &indexer).await;
+    let earlier = || options.reuse.iter().chain(&found);
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
     let parallel = parallel.min(LAYERS_AT_ONCE);
     let connections = CONNECTIONS / parallel;
@@ -228,9 +235,8 @@ async fn index_layers(
         .map(|(index, layer)| {
             let progress = progress.clone();
             async move {
-                let (descriptor, content) = layer;
-                let indexer = options.indexer();
-                if let Some(section) = find_section(&options.reuse, descriptor, content, &indexer) {
+                let (descriptor, _) = layer;
+                if let Some(section) = find_section(earlier(), layer, &indexer) {
                     progress.reused(index);
                     return Ok((index, Arc::new(section)));
                 }

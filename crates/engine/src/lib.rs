@@ -11,6 +11,7 @@ mod index_image;
 mod layer_content;
 mod open_image;
 mod pace;
+mod published;
 mod reuse;
 mod state_dir;
 mod verify;
@@ -33,6 +34,8 @@ pub use image_file::ImageFileError;
 pub use index_image::{IndexError, IndexOptions, IndexedImage, Progress, Quiet, index_image};
 pub use open_image::{Node, NodeOptions, OpenImageError, OpenedImage};
 pub use pace::Pace;
+pub use published::{ARCHIVE_MEDIA_TYPE, ARTIFACT_TYPE, PublishedArchives, publish};
+pub use reuse::{ArchiveFolder, ArchivePlace, PlaceError};
 pub use state_dir::StateDir;
 pub use verify::{
     BadSpan, CacheVerified, CacheVerifyError, CachedTree, Finding, LayerVerified, SpanProblem,

@@ -1,33 +1,109 @@
 //! Layers that an earlier archive already describes are not downloaded again.
+//!
+//! Earlier archives are those that the caller has at hand, and those that an [`ArchivePlace`] finds by a layer. An
+//! archive is believed: it was made by somebody who may write where it lies.
+
+mod folder;
 
 use crate::digest_of;
 use clip_archive::{Archive, LayerRef, LayerSection, OpenError, SeekTable, head::Indexer};
 use clip_index::LayerContent;
 use clip_registry::LayerDescriptor;
+pub use folder::ArchiveFolder;
+use futures::future::BoxFuture;
+use std::{
+    cmp::Reverse,
+    error::Error,
+    fmt::{Debug, Display},
+};
+
+/// A layer of an image and what its blob is.
+pub(crate) type Layer<'a> = (&'a LayerDescriptor, LayerContent);
+
+/// Keeps archives of several images, and finds one by a layer. Displayed, it says where it is.
+pub trait ArchivePlace: Debug + Display + Send + Sync {
+    /// An archive that describes `layer` as `indexer` would, if there is one. What comes is looked at before it is used.
+    ///
+    /// # Errors
+    /// When the place cannot be asked, or has something else in an archive's stead. It is not asked again then.
+    fn with_layer<'a>(
+        &'a self,
+        layer: &'a LayerDescriptor,
+        indexer: &'a Indexer,
+    ) -> BoxFuture<'a, Result<Option<Archive>, PlaceError>>;
+}
+
+/// Why a place gives no answer.
+pub type PlaceError = Box<dyn Error + Send + Sync>;
+
+/// What `places` have of those of `layers` that none of `archives` describes. The largest layers are asked for first, and
+/// one after the other: an archive mostly describes more than the one that it was found by.
+pub(crate) async fn find_archives(
+    places: &[std::sync::Arc<dyn ArchivePlace>],
+    archives: &[Archive],
+    layers: &[Layer<'_>],
+    indexer: &Indexer,
+) -> Vec<Archive> {
+    let mut wanted: Vec<&LayerDescriptor> = layers
+        .iter()
+        .filter(|(_, content)| is_image_layer(content))
+        .map(|(layer, _)| *layer)
+        .filter(|layer| find_layer(archives, layer, indexer).is_none())
+        .collect();
+    wanted.sort_by_key(|layer| (Reverse(layer.size), layer.digest.as_ref()));
+    wanted.dedup_by_key(|layer| &layer.digest);
+    let mut found = Vec::new();
+    for place in places {
+        for layer in &wanted {
+            if find_layer(&found, layer, indexer).is_some() {
+                continue;
+            }
+            match place.with_layer(layer, indexer).await {
+                Ok(archive) => found.extend(archive),
+                Err(error) => {
+                    tracing::warn!(%place, error, "nothing can be reused from here");
+                    break;
+                }
+            }
+        }
+    }
+    found
+}
 
 /// The section of `layer` from the first of `archives` that has it, as indexing the blob again with
 /// `indexer` would give it.
 ///
-/// An archive is believed: it was made by somebody who may write here. A section that does not decode is passed over: the layer is indexed anew then.
-pub(crate) fn find_section(
-    archives: &[Archive],
-    layer: &LayerDescriptor,
-    content: &LayerContent,
+/// A section that does not decode is passed over: the layer is indexed anew then.
+pub(crate) fn find_section<'a>(
+    archives: impl IntoIterator<Item = &'a Archive>,
+    (layer, content): &Layer<'_>,
     indexer: &Indexer,
 ) -> Option<LayerSection> {
-    // The names of other layers' files come from annotations, which the blob's digest does not cover.
-    if *content != (LayerContent::Tar { top: None }) {
+    if !is_image_layer(content) {
         return None;
     }
-    let same_indexer = archives
-        .iter()
-        .filter(|archive| archive.head().indexer == *indexer);
-    let mut found = same_indexer.flat_map(|archive| {
-        let layers = archive.head().layers.iter().enumerate();
-        layers.map(move |(index, there)| (archive, index, there))
-    });
-    let (archive, index, _) = found.find(|(_, _, there)| is_same(there, layer))?;
+    let (archive, index) = find_layer(archives, layer, indexer)?;
     section(archive, index).ok()
+}
+
+/// The names of other layers' files come from annotations, which the blob's digest does not cover.
+pub(crate) fn is_image_layer(content: &LayerContent) -> bool {
+    *content == (LayerContent::Tar { top: None })
+}
+
+fn find_layer<'a>(
+    archives: impl IntoIterator<Item = &'a Archive>,
+    layer: &LayerDescriptor,
+    indexer: &Indexer,
+) -> Option<(&'a Archive, usize)> {
+    let position = |archive: &Archive| {
+        let mut layers = archive.head().layers.iter();
+        layers.position(|there| is_same(there, layer))
+    };
+    archives
+        .into_iter()
+        .filter(|archive| archive.head().indexer == *indexer)
+        .find_map(|archive| Some((archive, position(archive)?)))
 }
 
 fn is_same(there: &LayerRef, layer: &LayerDescriptor) -> bool {

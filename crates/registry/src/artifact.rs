@@ -1,8 +1,7 @@
 //! OCI artifacts: some blobs under a manifest that may refer to an image (`subject`).
 //!
-//! An archive is published so: one blob per section, `subject` = the image's manifest. Registries with the referrers
-//! API list artifacts by subject; for the others the list is kept under a tag, as the distribution specification
-//! says ("Referrers Tag Schema").
+//! Registries with the referrers API list artifacts by subject; for the others the list is kept under a tag, as the
+//! distribution specification says ("Referrers Tag Schema").
 
 use std::collections::BTreeMap;
 
@@ -27,6 +26,15 @@ pub struct ArtifactLayer {
     pub content: Bytes,
     /// Free-form notes in its descriptor.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// An artifact that was pushed.
+#[derive(Clone, Debug)]
+pub struct PushedArtifact {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Its manifest: pushed again under another tag, it is the same artifact.
+    pub manifest: Bytes,
 }
 
 /// An artifact that was fetched; every blob is checked against its digest.
@@ -98,8 +106,8 @@ const PARALLEL: usize = 4;
 /// What a list of referrers may have at most; as for any manifest.
 const REFERRERS_LIMIT: usize = 4 << 20;
 
-/// Pushes an artifact, and lists it as a referrer of `subject`. Pushing the same again changes nothing and returns the
-/// same digest.
+/// Pushes an artifact, and lists it as a referrer of `subject`. Pushing the same again changes nothing and gives the
+/// same manifest.
 pub async fn push_artifact(
     client: &Client,
     repository: &Repository,
@@ -107,7 +115,7 @@ pub async fn push_artifact(
     subject: Option<Descriptor>,
     tag: Option<&str>,
     layers: Vec<ArtifactLayer>,
-) -> Result<Digest, PushError> {
+) -> Result<PushedArtifact, PushError> {
     let empty = Bytes::from_static(b"{}");
     let descriptors: Vec<_> = layers
         .iter()
@@ -139,13 +147,16 @@ pub async fn push_artifact(
     let mut descriptor = Descriptor::of(OCI_MANIFEST, &bytes);
     let name = tag.unwrap_or(descriptor.digest.as_ref()).to_owned();
     let pushed = client
-        .put_manifest(repository, &name, OCI_MANIFEST, bytes)
+        .put_manifest(repository, &name, OCI_MANIFEST, bytes.clone())
         .await?;
     if let Some(subject) = subject.filter(|_| !pushed.lists_referrers) {
         descriptor.artifact_type = Some(artifact_type.to_owned());
         add_referrer(client, repository, &subject.digest, descriptor).await?;
     }
-    Ok(pushed.digest)
+    Ok(PushedArtifact {
+        digest: pushed.digest,
+        manifest: bytes,
+    })
 }
 
 /// Fetches the artifact that `reference` points to with all its blobs, together at most `limit` bytes.

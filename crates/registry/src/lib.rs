@@ -52,7 +52,8 @@ mod transfer;
 pub mod untrusted;
 
 pub use artifact::{
-    Artifact, ArtifactError, ArtifactLayer, fetch_artifact, push_artifact, referrers,
+    Artifact, ArtifactError, ArtifactLayer, PushedArtifact, fetch_artifact, push_artifact,
+    referrers,
 };
 pub use blob::{BlobSource, BlobStream, FetchStats};
 pub use client::Client;

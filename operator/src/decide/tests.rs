@@ -344,6 +344,7 @@ fn with_a_registry_the_image_is_ready_when_the_push_is_reported() {
         spec.publish.registry = Some(clip_crds::clip_image::RegistrySpec {
             repository: Some("r.io/elsewhere".into()),
             push_secret: None,
+            reuse: false,
         });
     });
     assert_eq!(

@@ -46,9 +46,9 @@ async fn an_artifact_comes_back_as_it_was_pushed_and_is_found_by_its_subject() {
                 layers.clone(),
             )
         };
-        let digest = push(None).await.unwrap();
+        let digest = push(None).await.unwrap().digest;
         assert_eq!(
-            push(Some("archive")).await.unwrap(),
+            push(Some("archive")).await.unwrap().digest,
             digest,
             "the same bytes each time"
         );
