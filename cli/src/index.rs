@@ -133,8 +133,8 @@ pub fn run(common: &CommonArgs, args: IndexArgs) -> Result<(), Failure> {
 fn index_one(common: &CommonArgs, args: &IndexArgs) -> Result<(), Failure> {
     let done = args.target().and_then(|target| {
         let mut indexing = Indexing::new(common, args)?;
-        let replaced = indexing.runtime.block_on(args.publish.replaced());
-        indexing.options.reuse.extend(replaced);
+        let asking = args.publish.add_to(&mut indexing.options);
+        indexing.runtime.block_on(asking);
         indexing.index(&target)
     });
     if let Some(path) = &args.termination_log {

@@ -8,10 +8,10 @@ use crate::{
 };
 use clap::Args;
 use clip_engine::{
-    Archive, IndexedImage, publish,
+    IndexOptions, IndexedImage, publish,
     registry::{Client, Reference, Repository},
 };
-use std::{fmt::Display, path::PathBuf};
+use std::{fmt::Display, path::PathBuf, sync::Arc};
 
 /// Where the archive is sent.
 #[derive(Debug, Args)]
@@ -30,8 +30,8 @@ pub struct PublishArgs {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Take layers from the archive that --upload is going to replace instead of downloading them, if the service has
-    /// one, as with --reuse.
+    /// Take layers from the archive that --upload is going to replace, or from others of its namespace that the service
+    /// has, instead of downloading them, as with --reuse.
     #[arg(long, requires = "upload")]
     reuse_uploaded: bool,
 
@@ -98,23 +98,28 @@ impl PublishArgs {
         }
     }
 
-    /// The archive that [`Self::send`] is going to replace, if it may be reused and can be had. Without it the image is
-    /// indexed from its layers, so nothing that goes wrong here is an error.
-    pub async fn replaced(&self) -> Option<Archive> {
-        let service = self.archive_service().filter(|_| self.reuse_uploaded)?;
+    /// Adds what the archive service has to what indexing looks at, if that was asked for: the archive that
+    /// [`Self::send`] is going to replace, and the others. Without them the image is indexed from its layers, so nothing that
+    /// goes wrong here is an error.
+    pub async fn add_to(&self, options: &mut IndexOptions) {
+        let Some(service) = self.archive_service().filter(|_| self.reuse_uploaded) else {
+            return;
+        };
         match service.download().await {
-            Ok(archive) => archive,
+            Ok(archive) => {
+                options.reuse.extend(archive);
+                options.reuse_from.push(Arc::new(service));
+            }
             Err(error) => {
-                tracing::warn!(%error, "the earlier archive cannot be reused; all layers are downloaded");
-                None
+                tracing::warn!(%error, "earlier archives cannot be reused; all layers are downloaded");
             }
         }
     }
 
-    fn archive_service(&self) -> Option<ArchiveService<'_>> {
+    fn archive_service(&self) -> Option<ArchiveService> {
         Some(ArchiveService {
-            url: self.upload.as_deref()?,
-            token_file: self.token_file.as_deref()?,
+            url: self.upload.clone()?,
+            token_file: self.token_file.clone()?,
         })
     }
 }

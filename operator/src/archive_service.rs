@@ -3,6 +3,8 @@
 //! ```text
 //! PUT /v1/namespaces/{namespace}/clipimages/{name}/archive?uid=UID   the archive  →  201 {"digest", "size"}
 //! GET the same                                                       →  200, the one that is there; 204 before the first
+//! GET /v1/namespaces/{namespace}/clipimages/{name}/layers/{layer}/archive?uid=UID&indexer=VERSION.TAR.BLOB
+//!                                                                    →  200, one of the namespace with this layer; or 204
 //! GET /v1/archives/{digest}                                          →  200, the archive
 //! GET /v1/archives/{digest}/profile                                  →  200, its start profile
 //! PUT /v1/archives/{digest}/profile                                  →  204, merged with what is there
@@ -12,6 +14,7 @@
 //! an archive that does not decode to the last section is refused. Failures are `{"reason", "message"}`.
 
 mod profiles;
+mod sections;
 
 use std::{
     io::{self, Write},
@@ -28,7 +31,8 @@ use axum::{
     routing::{get, put},
 };
 use clip_archive::{
-    Archive, Digest, Head, OpenError, header::FORMAT_VERSION, profile::ProfileError,
+    Archive, Digest, Head, OpenError, head::InvalidIndexer, header::FORMAT_VERSION,
+    profile::ProfileError,
 };
 use futures::StreamExt;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -39,6 +43,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::Semaphore;
 use tokio_util::io::ReaderStream;
 
+use self::sections::Sections;
 use crate::{
     access::{Access, AccessError, Ticket},
     controller::Waker,
@@ -68,6 +73,8 @@ pub struct ArchiveService {
     verifications: Semaphore,
     /// Held while a profile is read, merged and written.
     profiles: tokio::sync::Mutex<()>,
+    /// Held while an archive with a layer is looked for.
+    sections: Arc<tokio::sync::Mutex<Sections>>,
 }
 
 /// What is the most that an upload may claim.
@@ -100,6 +107,7 @@ impl ArchiveService {
             uploads,
             verifications,
             profiles: tokio::sync::Mutex::default(),
+            sections: Arc::default(),
         }
     }
 
@@ -109,6 +117,10 @@ impl ArchiveService {
             .route(
                 "/v1/namespaces/{namespace}/clipimages/{name}/archive",
                 put(put_archive).get(get_replaced),
+            )
+            .route(
+                "/v1/namespaces/{namespace}/clipimages/{name}/layers/{layer}/archive",
+                get(sections::get),
             )
             .route("/v1/archives/{digest}", get(get_archive))
             .route(
@@ -128,6 +140,9 @@ pub enum ServiceError {
     /// Not a digest.
     #[error("{0}")]
     InvalidDigest(String),
+    /// Not what sections depend on.
+    #[error(transparent)]
+    InvalidIndexer(#[from] InvalidIndexer),
     /// Not there.
     #[error("there is no archive {0}: it is being made again, or its ClipImage is gone")]
     NoSuchArchive(Digest),
@@ -179,6 +194,7 @@ impl ServiceError {
                 (StatusCode::SERVICE_UNAVAILABLE, "Unavailable")
             }
             Self::InvalidDigest(_) => (StatusCode::BAD_REQUEST, "InvalidDigest"),
+            Self::InvalidIndexer(_) => (StatusCode::BAD_REQUEST, "InvalidIndexer"),
             Self::NoSuchArchive(_) => (StatusCode::NOT_FOUND, "NoSuchArchive"),
             Self::NoSuchProfile(_) => (StatusCode::NOT_FOUND, "NoSuchProfile"),
             Self::InvalidProfile(_) => (StatusCode::UNPROCESSABLE_ENTITY, "InvalidProfile"),
@@ -382,9 +398,7 @@ impl ArchiveService {
     /// Checks that a node asks, and reads what it asks for.
     async fn admit_node(&self, digest: &str, headers: &HeaderMap) -> Result<Digest, ServiceError> {
         self.access.download(bearer(headers)?).await?;
-        digest
-            .parse()
-            .map_err(|error| ServiceError::InvalidDigest(format!("{error}")))
+        parse_digest(digest)
     }
 
     async fn download(&self, digest: &str, headers: &HeaderMap) -> Result<Response, ServiceError> {
@@ -392,8 +406,7 @@ impl ArchiveService {
         self.archive(digest).await
     }
 
-    /// For the Job that may upload. No other ClipImage's archive: whose image that is, this Job need not be allowed to
-    /// see.
+    /// For the Job that may upload.
     async fn replaced(
         &self,
         namespace: &str,
@@ -419,18 +432,8 @@ impl ArchiveService {
             }
             Err(error) => return Err(error.into()),
         };
-        let headers = [
-            (
-                header::CONTENT_TYPE,
-                "application/vnd.clip.archive".to_owned(),
-            ),
-            (
-                header::CONTENT_LENGTH,
-                file.metadata().await?.len().to_string(),
-            ),
-            (header::ETAG, format!("\"{digest}\"")),
-        ];
-        Ok((headers, Body::from_stream(ReaderStream::new(file))).into_response())
+        let size = file.metadata().await?.len();
+        Ok(archive_response(file, digest, size))
     }
 
     fn downloaded(&self, result: Result<Response, ServiceError>) -> Response {
@@ -467,6 +470,23 @@ fn check_decoded(head: &Head, limit: u64) -> Result<(), ServiceError> {
         return Err(ServiceError::TooLargeDecoded { decoded, limit });
     }
     Ok(())
+}
+
+fn archive_response(file: tokio::fs::File, digest: Digest, size: u64) -> Response {
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            "application/vnd.clip.archive".to_owned(),
+        ),
+        (header::CONTENT_LENGTH, size.to_string()),
+        (header::ETAG, format!("\"{digest}\"")),
+    ];
+    (headers, Body::from_stream(ReaderStream::new(file))).into_response()
+}
+
+fn parse_digest(text: &str) -> Result<Digest, ServiceError> {
+    text.parse()
+        .map_err(|error| ServiceError::InvalidDigest(format!("{error}")))
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, AccessError> {

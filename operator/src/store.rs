@@ -14,6 +14,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use clip_archive::{Digest, StartProfile};
@@ -27,7 +31,7 @@ use tempfile::NamedTempFile;
 pub struct Record {
     /// uid of the ClipImage.
     pub uid: String,
-    /// Its namespace and name, for people who look into the folder.
+    /// Its `NAMESPACE/NAME`.
     pub image: String,
     /// Digest of the archive file.
     pub digest: String,
@@ -61,6 +65,14 @@ pub struct Record {
     pub publication: Option<Publication>,
 }
 
+impl Record {
+    /// The namespace of the ClipImage.
+    pub fn namespace(&self) -> &str {
+        let (namespace, _) = self.image.split_once('/').unwrap_or_default();
+        namespace
+    }
+}
+
 /// A push to a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
@@ -83,6 +95,7 @@ pub struct StoredArchive {
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PathBuf,
+    changes: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -100,6 +113,7 @@ impl Store {
         }
         Ok(Self {
             dir: dir.to_owned(),
+            changes: Arc::default(),
         })
     }
 
@@ -176,6 +190,7 @@ impl Store {
         file.as_file().sync_all()?;
         file.persist(self.record_path(&record.uid))
             .map_err(|error| error.error)?;
+        self.changes.fetch_add(1, Ordering::Release);
         self.sync_dir()
     }
 
@@ -218,7 +233,15 @@ impl Store {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_record(&self, uid: &str) -> io::Result<()> {
-        remove(&self.record_path(uid))
+        remove(&self.record_path(uid))?;
+        self.changes.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// How often a record was written or removed through this store or a clone of it: while that is the same,
+    /// [`Self::records`] are.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Removes an archive with its profile; that it is gone already is fine. Downloads in progress finish.

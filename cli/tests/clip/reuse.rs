@@ -296,20 +296,32 @@ fn the_archive_that_is_replaced_in_the_archive_service_is_reused() {
     let (blobs, said) = index("1", &reuse);
     assert_eq!(blobs, CONFIGURATION + 3, "{said}");
     assert!(said.contains("cannot be reused"), "{said}");
-    assert_eq!(service.archive(), Some(first));
+    assert_eq!(service.archive(), Some(first.clone()));
+
+    // What the service has of other images is found by layer, when there is no archive of this one.
+    service.keep_of_another(&first);
+    let (blobs, said) = index("2", &reuse);
+    assert_eq!(blobs, CONFIGURATION + 1, "{said}");
+    assert!(service.archive() == second, "not the same as a fresh one");
 }
 
-/// Keeps one archive, as the operator's archive service does for each ClipImage.
+/// Keeps one archive, as the operator's archive service does for each ClipImage, and perhaps one of another image.
 struct Service {
     url: String,
-    kept: Arc<Mutex<Option<Vec<u8>>>>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    archive: Option<Vec<u8>>,
+    of_another: Option<Vec<u8>>,
 }
 
 impl Service {
     fn start() -> Service {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/archive", listener.local_addr().unwrap());
-        let kept = Arc::<Mutex<Option<Vec<u8>>>>::default();
+        let url = format!("http://{}/archive?uid=1", listener.local_addr().unwrap());
+        let kept = Arc::<Mutex<Kept>>::default();
         let shared = kept.clone();
         thread::spawn(move || {
             for connection in listener.incoming() {
@@ -320,16 +332,23 @@ impl Service {
     }
 
     fn archive(&self) -> Option<Vec<u8>> {
-        self.kept.lock().unwrap().clone()
+        self.kept.lock().unwrap().archive.clone()
     }
 
     fn keep(&self, bytes: &[u8]) {
-        *self.kept.lock().unwrap() = Some(bytes.to_vec());
+        self.kept.lock().unwrap().archive = Some(bytes.to_vec());
+    }
+
+    fn keep_of_another(&self, bytes: &[u8]) {
+        *self.kept.lock().unwrap() = Kept {
+            archive: None,
+            of_another: Some(bytes.to_vec()),
+        };
     }
 }
 
 /// One request of a connection that then closes.
-fn answer(mut connection: TcpStream, kept: &mut Option<Vec<u8>>) -> io::Result<()> {
+fn answer(mut connection: TcpStream, kept: &mut Kept) -> io::Result<()> {
     let mut request = BufReader::new(connection.try_clone()?);
     let (mut head, mut line) = (String::new(), String::new());
     while request.read_line(&mut line)? > 2 {
@@ -340,15 +359,17 @@ fn answer(mut connection: TcpStream, kept: &mut Option<Vec<u8>>) -> io::Result<(
     let length = length.and_then(|rest| rest.lines().next()?.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     request.read_exact(&mut body)?;
-    let (status, body) = match head.starts_with("put ") {
-        true => {
-            *kept = Some(body);
+    let found = match head.starts_with("get /layers/sha256:") {
+        true => &kept.of_another,
+        false => &kept.archive,
+    };
+    let (status, body) = match found {
+        _ if head.starts_with("put ") => {
+            kept.archive = Some(body);
             ("201 Created", &[][..])
         }
-        false => match kept {
-            Some(archive) => ("200 OK", archive.as_slice()),
-            None => ("204 No Content", &[][..]),
-        },
+        Some(archive) => ("200 OK", archive.as_slice()),
+        None => ("204 No Content", &[][..]),
     };
     let len = body.len();
     write!(

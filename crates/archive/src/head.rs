@@ -2,6 +2,7 @@
 
 use crate::Digest;
 use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
 
 /// Raised when [`crate::erofs`] writes other bytes for the same tree: nodes then expand archives anew.
 pub const EROFS_WRITER_VERSION: u32 = 1;
@@ -32,7 +33,7 @@ pub struct Head {
 }
 
 /// What a section depends on beside its layer. Only where this is the same may an archive take over
-/// a section of another one. The default is no real one.
+/// a section of another one. The default is no real one. As text, `VERSION.TAR.BLOB`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Indexer {
     /// Raised when the same layer gives another section.
@@ -42,6 +43,11 @@ pub struct Indexer {
     /// Limit of a span's compressed bytes.
     pub span_blob_max: u64,
 }
+
+/// What was given as an [`Indexer`] is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} does not say how sections were made: expected VERSION.TAR.BLOB, three numbers")]
+pub struct InvalidIndexer(pub String);
 
 /// `/proc`, `/sys` and `/dev` belong to the container runtime; what layers hold there is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -90,6 +96,29 @@ pub struct Part {
     pub digest: Digest,
 }
 
+impl fmt::Display for Indexer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tar, blob) = (self.span_tar_max, self.span_blob_max);
+        write!(f, "{}.{tar}.{blob}", self.version)
+    }
+}
+
+impl FromStr for Indexer {
+    type Err = InvalidIndexer;
+
+    fn from_str(text: &str) -> Result<Self, InvalidIndexer> {
+        let parse = || {
+            let mut numbers = text.splitn(3, '.');
+            Some(Self {
+                version: numbers.next()?.parse().ok()?,
+                span_tar_max: numbers.next()?.parse().ok()?,
+                span_blob_max: numbers.next()?.parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| InvalidIndexer(text.to_owned()))
+    }
+}
+
 impl LayerRef {
     /// Identity of the layer's section: covers the blob, the tar, the entries, the spans with
     /// their digests, and the windows. It keys the node's cache, so a section that lies harms
@@ -134,6 +163,33 @@ impl Head {
         match self.registry.as_str() {
             "oci-layout" => format!("oci:{}{tag}", self.repository),
             registry => format!("{registry}/{}{tag}", self.repository),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_indexer_survives_text_and_refuses_anything_else() {
+        let indexer = Indexer {
+            version: 7,
+            span_tar_max: 2 << 20,
+            span_blob_max: 512 << 10,
+        };
+        assert_eq!(indexer.to_string(), "7.2097152.524288");
+        assert_eq!(indexer.to_string().parse(), Ok(indexer));
+        for wrong in [
+            "",
+            "7",
+            "7.1",
+            "7.1.2.3",
+            "7..2",
+            "-7.1.2",
+            "4294967296.1.2",
+        ] {
+            assert!(wrong.parse::<Indexer>().is_err(), "{wrong}");
         }
     }
 }

@@ -57,7 +57,7 @@ pub enum HeaderError {
         /// What the header promises.
         promised: u128,
         /// What there is.
-        found: usize,
+        found: u64,
     },
 }
 
@@ -83,7 +83,12 @@ impl Header {
 
     /// Reads and checks the header of the whole archive `file`.
     pub fn decode(file: &[u8]) -> Result<Self, HeaderError> {
-        let header = file
+        Self::decode_first(file, file.len() as u64)
+    }
+
+    /// Reads and checks the header from the `first` bytes of an archive that has `len` bytes.
+    pub fn decode_first(first: &[u8], len: u64) -> Result<Self, HeaderError> {
+        let header = first
             .first_chunk::<HEADER_LEN>()
             .ok_or(HeaderError::NotAnArchive)?;
         if header[..9] != MAGIC {
@@ -105,10 +110,10 @@ impl Header {
         let promised = HEADER_LEN as u128 + u128::from(head_len) + u128::from(sections_len);
         let in_order = head_pos == HEADER_LEN as u64
             && u128::from(sections_pos) == HEADER_LEN as u128 + u128::from(head_len);
-        if !in_order || promised != file.len() as u128 {
+        if !in_order || promised != u128::from(len) {
             return Err(HeaderError::Truncated {
                 promised,
-                found: file.len(),
+                found: len,
             });
         }
         Ok(Self {
@@ -154,6 +159,7 @@ mod tests {
                 sections_len: 4
             })
         );
+        assert_eq!(Header::decode_first(&bytes, 61), Header::decode(&file));
     }
 
     #[test]

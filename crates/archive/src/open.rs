@@ -101,7 +101,7 @@ impl<B: AsRef<[u8]>> Archive<B> {
         let file = bytes.as_ref();
         let header = Header::decode(file)?;
         let sections_at = HEADER_LEN + header.head_len as usize;
-        let head = decode_head(&file[HEADER_LEN..sections_at])?;
+        let head = Head::decode(&file[HEADER_LEN..sections_at])?;
         check_sizes(&head)?;
         for (index, layer) in head.layers.iter().enumerate() {
             for part in [&layer.entries, &layer.spans, &layer.windows] {
@@ -356,26 +356,30 @@ fn check_sizes(head: &Head) -> Result<(), OpenError> {
     }
 }
 
-fn decode_head(part: &[u8]) -> Result<Head, DecodeError> {
-    let damaged = DecodeError::Frame {
-        what: "head",
-        expected: HEAD_PREFIX_LEN,
-    };
-    let (raw_len, rest) = part.split_first_chunk::<8>().ok_or(damaged)?;
-    let damaged = DecodeError::Frame {
-        what: "head",
-        expected: HEAD_PREFIX_LEN,
-    };
-    let (digest, frame) = rest.split_first_chunk::<32>().ok_or(damaged)?;
-    let raw_len = u64::from_le_bytes(*raw_len);
-    let raw = codec::decompress(
-        "head",
-        frame,
-        raw_len,
-        limits::HEAD_BYTES_MAX,
-        &Digest::from_bytes(*digest),
-    )?;
-    codec::decode("head", &raw)
+impl Head {
+    /// Decodes `part`, the bytes between header and sections. What it says of layers is not checked: [`Archive::open`]
+    /// does that.
+    pub fn decode(part: &[u8]) -> Result<Self, DecodeError> {
+        let damaged = DecodeError::Frame {
+            what: "head",
+            expected: HEAD_PREFIX_LEN,
+        };
+        let (raw_len, rest) = part.split_first_chunk::<8>().ok_or(damaged)?;
+        let damaged = DecodeError::Frame {
+            what: "head",
+            expected: HEAD_PREFIX_LEN,
+        };
+        let (digest, frame) = rest.split_first_chunk::<32>().ok_or(damaged)?;
+        let raw_len = u64::from_le_bytes(*raw_len);
+        let raw = codec::decompress(
+            "head",
+            frame,
+            raw_len,
+            limits::HEAD_BYTES_MAX,
+            &Digest::from_bytes(*digest),
+        )?;
+        codec::decode("head", &raw)
+    }
 }
 
 /// Checks the entries of a layer, one after the other.

@@ -94,12 +94,7 @@ async fn set_layer_tags(
 
 /// Another indexer describes the same layer otherwise.
 fn layer_tag(layer: &LayerDescriptor, indexer: &Indexer) -> String {
-    let Indexer {
-        version,
-        span_tar_max,
-        span_blob_max,
-    } = indexer;
-    let key = format!("{} {version} {span_tar_max} {span_blob_max}", layer.digest);
+    let key = format!("{} {indexer}", layer.digest);
     format!("clip-layer-{}", &Digest::of(key.as_bytes()).hex()[..32])
 }
 

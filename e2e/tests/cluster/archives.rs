@@ -182,6 +182,30 @@ fn s11_a_deleted_clipimages_archive_is_removed_from_the_archive_service() {
     });
 }
 
+#[test]
+fn s11_layers_that_the_namespace_has_indexed_are_not_downloaded_again() {
+    let ns = indexed("reused", "busybox");
+    let said = |ns: &Namespace, before: &[String]| {
+        let new = jobs(ns).into_iter().find(|job| !before.contains(job));
+        ns.kubectl(&["logs", &new.expect("another Job")]).unwrap()
+    };
+    assert!(!said(&ns, &[]).contains("Reused"));
+
+    let before = jobs(&ns);
+    let image = json!({"image": format!("{REGISTRY}/demo/busybox:1")});
+    ns.clip_image("other", image);
+    ns.wait_ready("other");
+    let log = said(&ns, &before);
+    assert!(
+        log.contains("Reused 1 layer from earlier archives"),
+        "{log}"
+    );
+
+    let elsewhere = indexed("reused-not", "busybox");
+    let log = said(&elsewhere, &[]);
+    assert!(!log.contains("Reused"), "of another namespace: {log}");
+}
+
 /// A namespace with ClipImage `app` of a test image, ready.
 fn indexed(story: &str, image: &str) -> Namespace {
     let ns = Namespace::new(story);

@@ -24,6 +24,7 @@ use crate::{
 
 mod memory;
 mod profiles;
+mod sections;
 
 const UPLOAD: &str = "/v1/namespaces/team-a/clipimages/alpine/archive?uid=u1";
 
@@ -261,6 +262,10 @@ fn archive() -> Vec<u8> {
 }
 
 fn archive_of(layers: &[LayerSection]) -> Vec<u8> {
+    archive_by(Indexer::default(), layers)
+}
+
+fn archive_by(indexer: Indexer, layers: &[LayerSection]) -> Vec<u8> {
     let mut writer = ArchiveWriter::new();
     for layer in layers {
         writer.add_layer(layer);
@@ -273,7 +278,7 @@ fn archive_of(layers: &[LayerSection]) -> Vec<u8> {
         platform: "linux/amd64".into(),
         config: b"{}".to_vec(),
         runtime_dirs: RuntimeDirs::Omit,
-        indexer: Indexer::default(),
+        indexer,
     })
 }
 

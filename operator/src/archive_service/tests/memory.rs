@@ -5,7 +5,7 @@ use clip_archive::{SeekTable, Span, SpanDigest, SpanKind, Window};
 use super::*;
 
 /// A layer without files, but with this many spans of a byte, and seek windows of 32,000 bytes that do not compress.
-fn layer_with_windows(number: u8, windows: u32) -> LayerSection {
+pub(super) fn layer_with_windows(number: u8, windows: u32) -> LayerSection {
     let mut random = u32::from(number) + 1;
     let mut window = || Window {
         runs: vec![(0, 32_000)],
