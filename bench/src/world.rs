@@ -64,11 +64,12 @@ impl World {
         Ok(world)
     }
 
-    /// Pushes the image of an OCI layout.
+    /// Pushes the image of an OCI layout, and what its index holds beside it.
     pub fn push(&self, layout: &Path, reference: &str) -> Result<()> {
         let mut skopeo = Command::new("skopeo");
         skopeo
-            .args(["copy", "-q", "--insecure-policy", "--dest-tls-verify=false"])
+            .args(["copy", "-q", "--all", "--insecure-policy"])
+            .arg("--dest-tls-verify=false")
             .arg(format!("oci:{}", layout.display()))
             .arg(format!("docker://{reference}"));
         crate::run::timed(&mut skopeo).map(drop)
@@ -187,6 +188,7 @@ impl World {
             "origin": crate::peers::ORIGIN_VERSION,
             "containerd": first_line(Command::new("containerd").arg("--version")),
             "stargz-snapshotter": crate::peers::STARGZ_VERSION,
+            "soci-snapshotter": crate::peers::SOCI_VERSION,
         })
     }
 }
