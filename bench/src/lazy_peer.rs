@@ -11,7 +11,8 @@ use crate::{
     rows, run,
     world::World,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
 use std::{
     cell::RefCell,
     collections::BTreeSet,
@@ -98,6 +99,16 @@ impl LazyPeer {
         let mut convert = Command::new(&self.program);
         convert.arg("convert").args([layout, into]);
         convert
+    }
+
+    /// What the peer's program says of an image that it has converted.
+    pub fn describe<T: DeserializeOwned>(&self, converted: &Path) -> Result<T> {
+        let mut describe = Command::new(&self.program);
+        let said = describe.arg("describe").arg(converted).output()?;
+        if !said.status.success() {
+            bail!("{}", String::from_utf8_lossy(&said.stderr).trim());
+        }
+        Ok(serde_json::from_slice(&said.stdout)?)
     }
 
     /// A node that has nothing but this snapshotter.

@@ -14,6 +14,7 @@ mod lazy_peer;
 mod many_files;
 mod mounted;
 mod node_plugin;
+mod nydus;
 mod peers;
 mod place;
 mod programs;
@@ -24,6 +25,8 @@ mod restart;
 mod rows;
 mod run;
 mod shared;
+mod soci;
+mod spans;
 mod start;
 mod taken;
 mod warm;
@@ -41,7 +44,7 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
-    /// Of start, shared and full: only cases with this in their names, such as `numpy` or `debian-min`.
+    /// Of archive-size, start, shared and full: only cases with this in their names, such as `numpy` or `debian-min`.
     #[arg(long)]
     case: Option<String>,
     /// Write all rows to this file as JSON.

@@ -14,8 +14,10 @@ pub const ORIGIN_VERSION: &str = "v0.0.0-20260126181811-a2a14fb37f70";
 pub const SOCI_VERSION: &str = "v0.11.1";
 /// The stargz-snapshotter's; `bench/peers/stargz/go.mod` pins it.
 pub const STARGZ_VERSION: &str = "v0.19.1";
+/// Of the crate `nydus-rs`.
+pub const NYDUS_VERSION: &str = "2.2.0";
 
-/// Why SOCI's indexes are not measured.
+/// Why SOCI's indexer is not measured.
 pub const SOCI_MISSING: &str = "not measured yet";
 
 /// A peer that was built, or why there is none. It is built once for a bench, as failing may take minutes as well.
@@ -36,6 +38,29 @@ pub fn soci(world: &World) -> Result<PathBuf> {
 /// The stargz-snapshotter with a converter and a puller.
 pub fn stargz(world: &World) -> Result<PathBuf> {
     build(world, "stargz", STARGZ_VERSION)
+}
+
+/// The image converter of nydus.
+pub fn nydus(world: &World) -> Result<PathBuf> {
+    let name = format!("nydus-{NYDUS_VERSION}");
+    let root = world.cache().join("peers").join(&name);
+    let binary = root.join("bin/nydus-image");
+    if binary.exists() {
+        return Ok(binary);
+    }
+    rows::progress(&format!("building {name} (minutes, once)"));
+    std::fs::create_dir_all(&root)?;
+    let mut install = Command::new("cargo");
+    install
+        .args(["install", "--locked", "--bin", "nydus-image"])
+        .args(["--version", NYDUS_VERSION, "nydus-rs", "--root"])
+        .arg(&root)
+        .arg("--target-dir")
+        .arg(world.scratch.path().join(&name))
+        // Here, and not in the repository, whose settings are not meant for it.
+        .current_dir(&root);
+    run::timed(&mut install).with_context(|| format!("cannot build {name}"))?;
+    Ok(binary)
 }
 
 /// Builds the program in `bench/peers/NAME`, once for each state of its sources.
