@@ -44,7 +44,8 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
-    /// Of archive-size, start, shared and full: only cases with this in their names, such as `numpy` or `debian-min`.
+    /// Of archive-size, index, start, shared and full: only cases with this in their names, such as `numpy` or
+    /// `debian-min`.
     #[arg(long)]
     case: Option<String>,
     /// Write all rows to this file as JSON.

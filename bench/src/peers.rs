@@ -17,9 +17,6 @@ pub const STARGZ_VERSION: &str = "v0.19.1";
 /// Of the crate `nydus-rs`.
 pub const NYDUS_VERSION: &str = "2.2.0";
 
-/// Why SOCI's indexer is not measured.
-pub const SOCI_MISSING: &str = "not measured yet";
-
 /// A peer that was built, or why there is none. It is built once for a bench, as failing may take minutes as well.
 pub fn have<T>(built: &Result<T>) -> Result<&T> {
     built.as_ref().map_err(|error| anyhow!("{error:#}"))
