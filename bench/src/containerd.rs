@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,30 +20,29 @@ pub const PEER: &str = "peer";
 #[derive(Debug)]
 pub struct Containerd {
     child: Child,
-    dir: tempfile::TempDir,
+    dir: TempDir,
     snapshotter: &'static str,
 }
 
 impl Containerd {
     /// Starts one below `scratch`.
     pub fn start(scratch: &Path) -> Result<Self> {
-        Self::launch(scratch, None)
+        Self::launch(tempfile::tempdir_in(scratch)?, None)
     }
 
-    /// Starts one that leaves images to the snapshotter at the socket `peer`.
-    pub fn start_with(scratch: &Path, peer: &Path) -> Result<Self> {
-        Self::launch(scratch, Some(peer))
+    /// Starts one in `dir`, that leaves images to the snapshotter at the socket `peer`.
+    pub fn start_with(dir: TempDir, peer: &Path) -> Result<Self> {
+        Self::launch(dir, Some(peer))
     }
 
-    fn launch(scratch: &Path, peer: Option<&Path>) -> Result<Self> {
-        let dir = tempfile::tempdir_in(scratch)?;
+    fn launch(dir: TempDir, peer: Option<&Path>) -> Result<Self> {
         let at = |name: &str| dir.path().join(name);
         let mut config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\naddress = {:?}\n",
             at("root"),
             at("state"),
-            at("sock")
+            socket(dir.path())
         );
         if let Some(peer) = peer {
             config += &format!("[proxy_plugins.{PEER}]\ntype = \"snapshot\"\naddress = {peer:?}\n");
@@ -77,7 +77,7 @@ impl Containerd {
 
     /// Where it listens.
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("sock")
+        socket(self.dir.path())
     }
 
     /// Pulls and unpacks an image.
@@ -117,6 +117,11 @@ impl Containerd {
         ctr.arg("--address").arg(self.socket());
         ctr
     }
+}
+
+/// Where the one that is started in `dir` listens.
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join("sock")
 }
 
 impl Drop for Containerd {

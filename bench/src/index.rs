@@ -2,24 +2,32 @@
 //!
 //! Beside it: decoding the same layers with `gzip`, with libdeflate (the fastest decoder of whole
 //! files) and with `igzip`, each alone and without hashing anything; the machine's floor, which is
-//! libdeflate and OpenSSL's SHA-256 of what must be hashed, the blobs and their tars; and the origin's
-//! indexer.
+//! libdeflate and OpenSSL's SHA-256 of what must be hashed, the blobs and their tars; the origin's
+//! indexer, and SOCI's; and the conversion to eStargz, which writes all layers anew.
 
 use crate::{
-    peers, rebuild,
+    lazy_peer::LazyPeer,
+    peers::{self, have},
+    rebuild,
     relay::Link,
-    rows::Row,
+    rows::{Row, or_missing, progress},
     run::{Cost, best_of, timed},
-    world::{IMAGES, LARGE, World, has_sha_instructions},
+    soci::Indexed,
+    world::{self, IMAGES, LARGE, World, has_sha_instructions},
 };
 use anyhow::Result;
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 const BENCH: &str = "index";
 const RUNS: usize = 3;
 const PEAK_BYTES: f64 = 100e6;
+/// Of a peer's processor time and wall time, what we may take.
+const OF_A_PEER: f64 = 0.5;
+/// Images of so many bytes are converted to eStargz only once: it takes minutes.
+const ONCE_FROM: u64 = 100 << 20;
 /// Of each connection to the slow registry, bytes a second: as from a busy one on the internet.
 const SLOW_CONNECTION: f64 = 10e6;
+const SLOW_REGISTRY: &str = "slow registry";
 const ONE_LAYER: &str = "debian-min";
 
 /// A program that decodes layers, and how many times what it takes indexing may take.
@@ -54,8 +62,9 @@ const DECODERS: [Decoder; 3] = [
 
 /// Runs the bench.
 pub fn run(world: &World) -> Result<Vec<Row>> {
+    let peers = Peers::build(world);
     let mut rows = Vec::new();
-    for image in IMAGES {
+    for image in IMAGES.into_iter().filter(|image| world.wants(image)) {
         let layers = world.layers(image)?;
         let ours = ours(world, image, RUNS)?;
         rows.extend(cost(image, "clip", &ours));
@@ -64,15 +73,44 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
             rows.extend(decode(image, &layers, &ours, decoder));
         }
         rows.extend(floor(world, image, &layers, &ours)?);
-        rows.extend(origin(world, image, &ours)?);
-        rows.push(Row::missing(BENCH, image, "soci", peers::SOCI_MISSING));
+        progress(&format!("{image}: peers"));
+        for (peer, theirs) in [
+            ("origin", origin(world, &peers, image, &ours)),
+            ("soci", soci(world, &peers, image, &ours)),
+            ("stargz", stargz(world, &peers, image, &ours)),
+        ] {
+            rows.extend(or_missing(BENCH, image, peer, theirs));
+        }
     }
-    let large = ours(world, LARGE, 1)?;
-    rows.extend(cost(LARGE, "clip", &large));
-    rows.push(peak(LARGE, &large));
-    rows.extend(slow_registry(world)?);
-    rows.extend(rebuild::run(world)?);
+    if world.wants(LARGE) {
+        let large = ours(world, LARGE, 1)?;
+        rows.extend(cost(LARGE, "clip", &large));
+        rows.push(peak(LARGE, &large));
+    }
+    if world.wants(SLOW_REGISTRY) {
+        rows.extend(slow_registry(world)?);
+    }
+    if world.wants(rebuild::CASE) {
+        rows.extend(rebuild::run(world)?);
+    }
     Ok(rows)
+}
+
+/// Whoever could be built.
+struct Peers {
+    origin: Result<PathBuf>,
+    soci: Result<LazyPeer>,
+    stargz: Result<LazyPeer>,
+}
+
+impl Peers {
+    fn build(world: &World) -> Self {
+        Self {
+            origin: peers::origin(world),
+            soci: LazyPeer::soci(world),
+            stargz: LazyPeer::stargz(world),
+        }
+    }
 }
 
 /// A registry that gives so little to each connection: one layer, which must not come over one of them.
@@ -91,7 +129,7 @@ fn slow_registry(world: &World) -> Result<Vec<Row>> {
     let layers = world.layers(ONE_LAYER)?;
     let bytes = std::fs::metadata(&layers[0])?.len() as f64;
     let one_connection = bytes / SLOW_CONNECTION;
-    let row = |metric, value, unit| Row::new(BENCH, "slow registry", "clip", metric, value, unit);
+    let row = |metric, value, unit| Row::new(BENCH, SLOW_REGISTRY, "clip", metric, value, unit);
     Ok(vec![
         row("wall", ours.wall.as_secs_f64(), "s"),
         row(
@@ -101,7 +139,7 @@ fn slow_registry(world: &World) -> Result<Vec<Row>> {
         )
         .at_most(0.5),
         row("downloaded / image", relay.take().bytes as f64 / bytes, "x").at_most(1.01),
-        peak("slow registry", &ours),
+        peak(SLOW_REGISTRY, &ours),
     ])
 }
 
@@ -227,36 +265,59 @@ fn hash_note() -> &'static str {
     }
 }
 
-fn origin(world: &World, image: &str, ours: &Cost) -> Result<Vec<Row>> {
-    let binary = match peers::origin(world) {
-        Ok(binary) => binary,
-        Err(error) => {
-            let why = format!("{error:#}");
-            return Ok(vec![Row::missing(BENCH, image, "origin", &why)]);
-        }
-    };
+fn origin(world: &World, peers: &Peers, image: &str, ours: &Cost) -> Result<Vec<Row>> {
+    let binary = have(&peers.origin)?;
     let file = world.scratch.path().join(format!("{image}.origin.clip"));
     // It reads from registries only.
     let theirs = best_of(RUNS, || {
-        let mut index = Command::new(&binary);
+        let mut index = Command::new(binary);
         index.arg("index").arg(world.reference(image)).arg(&file);
         index
     })?;
     world.relay.take();
-    let mut rows = cost(image, "origin", &theirs).to_vec();
-    for (metric, ours, theirs) in [
-        ("clip's CPU / its own", ours.cpu, theirs.cpu),
-        ("clip's wall / its own", ours.wall, theirs.wall),
-    ] {
-        let ratio = Row::new(
-            BENCH,
-            image,
-            "origin",
-            metric,
-            ours.div_duration_f64(theirs),
-            "x",
-        );
-        rows.push(ratio.at_most(0.5));
-    }
-    Ok(rows)
+    Ok(against(image, "origin", ours, &theirs))
+}
+
+fn soci(world: &World, peers: &Peers, image: &str, ours: &Cost) -> Result<Vec<Row>> {
+    let peer = have(&peers.soci)?;
+    let indexed = Indexed::of(peer, &peer.converted(&world.layout(image)?)?)?;
+    Ok(indexed.note(converting(world, image, peer, RUNS, ours)?))
+}
+
+fn stargz(world: &World, peers: &Peers, image: &str, ours: &Cost) -> Result<Vec<Row>> {
+    let runs = match world::total_bytes(&world.layers(image)?)? {
+        ..ONCE_FROM => RUNS,
+        _ => 1,
+    };
+    converting(world, image, have(&peers.stargz)?, runs, ours)
+}
+
+/// What a peer takes for an image, from an OCI layout into another.
+fn converting(
+    world: &World,
+    image: &str,
+    peer: &LazyPeer,
+    runs: usize,
+    ours: &Cost,
+) -> Result<Vec<Row>> {
+    let layout = world.layout(image)?.canonicalize()?;
+    let converted = tempfile::tempdir_in(world.scratch.path())?;
+    let mut number = 0;
+    let theirs = best_of(runs, || {
+        number += 1;
+        peer.convert(&layout, &converted.path().join(number.to_string()))
+    })?;
+    Ok(against(image, peer.name, ours, &theirs))
+}
+
+fn against(image: &str, peer: &'static str, ours: &Cost, theirs: &Cost) -> Vec<Row> {
+    let row = |metric, value, unit| Row::new(BENCH, image, peer, metric, value, unit);
+    let ratio = |metric, ours: Duration, theirs| {
+        row(metric, ours.div_duration_f64(theirs), "x").at_most(OF_A_PEER)
+    };
+    let mut rows = cost(image, peer, theirs).to_vec();
+    rows.push(row("peak memory", theirs.peak as f64, "B"));
+    rows.push(ratio("clip's CPU / its own", ours.cpu, theirs.cpu));
+    rows.push(ratio("clip's wall / its own", ours.wall, theirs.wall));
+    rows
 }

@@ -10,9 +10,11 @@ mod cold_walk;
 mod containerd;
 mod full;
 mod index;
+mod lazy_peer;
 mod many_files;
 mod mounted;
 mod node_plugin;
+mod nydus;
 mod peers;
 mod place;
 mod programs;
@@ -24,7 +26,8 @@ mod restart;
 mod rows;
 mod run;
 mod shared;
-mod stargz;
+mod soci;
+mod spans;
 mod start;
 mod taken;
 mod warm;
@@ -42,7 +45,8 @@ struct Args {
     /// Only this one.
     #[arg(long)]
     name: Option<String>,
-    /// Of start, shared and full: only cases with this in their names, such as `numpy` or `debian-min`.
+    /// Of archive-size, index, start, shared and full: only cases with this in their names, such as `numpy` or
+    /// `debian-min`.
     #[arg(long)]
     case: Option<String>,
     /// Write all rows to this file as JSON.

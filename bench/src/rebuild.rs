@@ -8,6 +8,8 @@ use std::{
 };
 
 const BENCH: &str = "index";
+/// What `--case` names this by.
+pub const CASE: &str = "rebuilt image";
 /// An image, and one that adds layers to it.
 const BASE: &str = "debian-min";
 const REBUILT: &str = "python-app";
@@ -32,7 +34,7 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
         );
         let row = Row::new(
             BENCH,
-            "rebuilt image",
+            CASE,
             system,
             "downloaded / new layers + archives",
             ratio,

@@ -79,6 +79,16 @@ impl Row {
     }
 }
 
+/// The rows of a system, or the one that says why there are none.
+pub fn or_missing(
+    bench: &'static str,
+    case: &str,
+    system: &'static str,
+    rows: anyhow::Result<Vec<Row>>,
+) -> Vec<Row> {
+    rows.unwrap_or_else(|error| vec![Row::missing(bench, case, system, &format!("{error:#}"))])
+}
+
 /// A line on stderr, so that a long bench is seen to go on.
 pub fn progress(doing: &str) {
     eprintln!("   {doing}");

@@ -7,13 +7,14 @@
 
 use crate::{
     containerd::Containerd,
+    lazy_peer::LazyPeer,
     mounted::Overlay,
     node_plugin::NodePlugin,
+    peers::have,
     programs::{self, Program},
     published::Published,
     relay::{LINES, Relay},
-    rows::{self, Row},
-    stargz::Stargz,
+    rows::{Row, or_missing, progress},
     taken::{Taken, keep_shorter},
     world::World,
 };
@@ -29,14 +30,14 @@ const ENGINES: [(&str, &str); 2] = [("clip, fuse", "fuse"), ("clip, erofs", "ero
 /// Runs the bench.
 pub fn run(world: &World) -> Result<Vec<Row>> {
     let containerd = Containerd::start(world.scratch.path())?;
-    let stargz = Stargz::build(world).map_err(|error| format!("{error:#}"));
+    let stargz = LazyPeer::stargz(world);
     let mut rows = Vec::new();
     for name in STARTS.into_iter().filter(|name| world.wants(name)) {
         let program = programs::called(name).context("it is one of the programs")?;
         for (line, link) in LINES {
             let case = format!("{name}, {line}");
             let relay = world.relay_over(link)?;
-            rows::progress(&format!("{case}: containerd"));
+            progress(&format!("{case}: containerd"));
             // Once: it takes long, and varies little.
             let theirs = pulled(world, program, &relay)?;
             rows.extend(describe(&case, "containerd", &theirs));
@@ -49,21 +50,18 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
                     Row::new(BENCH, &case, system, "to containerd's", ratio, "x").at_most(1.0),
                 );
             }
-            let peer = stargz.as_ref().map_err(Clone::clone).and_then(|stargz| {
-                let round = || lazily(world, stargz, program, &relay);
-                best(&case, "stargz", round).map_err(|error| format!("{error:#}"))
+            let theirs = have(&stargz).and_then(|stargz| {
+                best(&case, "stargz", || lazily(world, stargz, program, &relay))
             });
-            match peer {
-                Ok(taken) => rows.extend(describe(&case, "stargz", &taken)),
-                Err(why) => rows.push(Row::missing(BENCH, &case, "stargz", &why)),
-            }
+            let theirs = theirs.map(|taken| describe(&case, "stargz", &taken).into());
+            rows.extend(or_missing(BENCH, &case, "stargz", theirs));
         }
     }
     Ok(rows)
 }
 
 fn best(case: &str, system: &str, mut round: impl FnMut() -> Result<Taken>) -> Result<Taken> {
-    rows::progress(&format!("{case}: {system}"));
+    progress(&format!("{case}: {system}"));
     let mut best = None;
     for _ in 0..ROUNDS {
         keep_shorter(&mut best, round()?);
@@ -115,10 +113,10 @@ fn pulled(world: &World, program: &Program, relay: &Relay) -> Result<Taken> {
     })
 }
 
-fn lazily(world: &World, stargz: &Stargz, program: &Program, relay: &Relay) -> Result<Taken> {
+fn lazily(world: &World, stargz: &LazyPeer, program: &Program, relay: &Relay) -> Result<Taken> {
     stargz.push(world, program.image)?;
     let node = stargz.node(world.scratch.path())?;
-    let reference = Stargz::reference(relay, program.image);
+    let reference = stargz.reference(relay, program.image);
     Taken::by(relay, || {
         node.pull(&reference)?;
         at_once(|pod| node.containerd.run_image(pod, &reference, program.command))

@@ -2,20 +2,20 @@
 //!
 //! Each start three times: the first one ever, the first one on a node when another node has recorded it, and the second
 //! one on the node. What a node fetches before it mounts (the archive) is part of the time. Beside it, by the same
-//! containerd that runs our containers: pull, unpack and overlayfs; and the stargz-snapshotter, whose images were
-//! converted beforehand, and whose second start finds everything mounted (ours gets the archive and mounts anew). At the
-//! speed of loopback, and over a line with 20 ms and 50 MB/s.
+//! containerd that runs our containers: pull, unpack and overlayfs; and the snapshotters of stargz and SOCI, whose images
+//! were converted beforehand, and whose second start finds everything mounted (ours gets the archive and mounts anew). At
+//! the speed of loopback, and over a line with 20 ms and 50 MB/s.
 
 use crate::{
     containerd::Containerd,
+    lazy_peer::LazyPeer,
     mounted::{Mounted, Overlay},
-    peers,
+    peers::have,
     programs::{PROGRAMS, Program},
     published::Published,
     relay::{LINES, Link, Relay, SLOW},
-    rows::{self, Row},
+    rows::{Row, or_missing, progress},
     run,
-    stargz::Stargz,
     taken::{Taken, keep_shorter},
     world::World,
 };
@@ -31,7 +31,10 @@ const OF_THE_LIMIT: f64 = 1.3;
 /// Runs the bench.
 pub fn run(world: &World) -> Result<Vec<Row>> {
     let containerd = Containerd::start(world.scratch.path())?;
-    let stargz = Stargz::build(world);
+    let peers = [
+        ("stargz", LazyPeer::stargz(world)),
+        ("soci", LazyPeer::soci(world)),
+    ];
     let relays = LINES.map(|(name, link)| Ok((name, link, world.relay_over(link)?)));
     let relays: Vec<(&str, Link, Relay)> = relays.into_iter().collect::<Result<_>>()?;
     let mut rows = Vec::new();
@@ -39,20 +42,15 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
         let ours = Ours::prepare(world, program)?;
         for (name, link, relay) in &relays {
             let case = format!("{}, {name}", program.name);
-            rows::progress(&case);
+            progress(&case);
             let lines = measure(world, &containerd, &ours, relay)?;
             rows.extend(lines.rows(program, (name, *link), ours.profiled));
-            let peer = stargz.as_ref().map_err(|error| format!("{error:#}"));
-            let lines = peer.and_then(|stargz| {
-                lazily(world, stargz, program, relay).map_err(|error| format!("{error:#}"))
-            });
-            rows.extend(match lines {
-                Ok(lines) => lines.rows(&case),
-                Err(why) => vec![Row::missing(BENCH, &case, "stargz", &why)],
-            });
+            for (system, peer) in &peers {
+                let lines = have(peer).and_then(|peer| lazily(world, peer, program, relay));
+                let theirs = lines.map(|lines| lines.rows(&case, system));
+                rows.extend(or_missing(BENCH, &case, system, theirs));
+            }
         }
-        let why = peers::SOCI_MISSING;
-        rows.push(Row::missing(BENCH, program.name, "soci", why));
     }
     Ok(rows)
 }
@@ -203,12 +201,12 @@ struct LazyLines {
     second: Taken,
 }
 
-fn lazily(world: &World, stargz: &Stargz, program: &Program, relay: &Relay) -> Result<LazyLines> {
-    stargz.push(world, program.image)?;
-    let reference = Stargz::reference(relay, program.image);
+fn lazily(world: &World, peer: &LazyPeer, program: &Program, relay: &Relay) -> Result<LazyLines> {
+    peer.push(world, program.image)?;
+    let reference = peer.reference(relay, program.image);
     let [mut first, mut second] = [None; 2];
     for _ in 0..ROUNDS {
-        let node = stargz.node(world.scratch.path())?;
+        let node = peer.node(world.scratch.path())?;
         let start = || {
             node.containerd
                 .run_image("lazy", &reference, program.command)
@@ -227,10 +225,10 @@ fn lazily(world: &World, stargz: &Stargz, program: &Program, relay: &Relay) -> R
 }
 
 impl LazyLines {
-    fn rows(&self, case: &str) -> Vec<Row> {
+    fn rows(&self, case: &str, system: &'static str) -> Vec<Row> {
         let kinds = [("first start", &self.first), ("second start", &self.second)];
         let row = |(metric, taken): (_, &Taken)| {
-            Row::new(BENCH, case, "stargz", metric, taken.seconds(), "s")
+            Row::new(BENCH, case, system, metric, taken.seconds(), "s")
                 .with_note(&taken.passed.to_string())
         };
         kinds.map(row).into()

@@ -64,11 +64,12 @@ impl World {
         Ok(world)
     }
 
-    /// Pushes the image of an OCI layout.
+    /// Pushes the image of an OCI layout, and what its index holds beside it.
     pub fn push(&self, layout: &Path, reference: &str) -> Result<()> {
         let mut skopeo = Command::new("skopeo");
         skopeo
-            .args(["copy", "-q", "--insecure-policy", "--dest-tls-verify=false"])
+            .args(["copy", "-q", "--all", "--insecure-policy"])
+            .arg("--dest-tls-verify=false")
             .arg(format!("oci:{}", layout.display()))
             .arg(format!("docker://{reference}"));
         crate::run::timed(&mut skopeo).map(drop)
@@ -114,21 +115,7 @@ impl World {
 
     /// The compressed layers of `image` on disk, base first.
     pub fn layers(&self, image: &str) -> Result<Vec<PathBuf>> {
-        let layout = self.layout(image)?;
-        let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
-        let read =
-            |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&std::fs::read(path)?)?) };
-        let index = read(layout.join("index.json"))?;
-        let manifest = read(blob(
-            index["manifests"][0]["digest"]
-                .as_str()
-                .context("a manifest")?,
-        ))?;
-        let layers = manifest["layers"].as_array().context("layers")?;
-        layers
-            .iter()
-            .map(|layer| Ok(blob(layer["digest"].as_str().context("a digest")?)))
-            .collect()
+        layers(&self.layout(image)?)
     }
 
     /// The release build of `clip`.
@@ -187,8 +174,36 @@ impl World {
             "origin": crate::peers::ORIGIN_VERSION,
             "containerd": first_line(Command::new("containerd").arg("--version")),
             "stargz-snapshotter": crate::peers::STARGZ_VERSION,
+            "soci-snapshotter": crate::peers::SOCI_VERSION,
+            "nydus": crate::peers::NYDUS_VERSION,
         })
     }
+}
+
+/// The compressed layers of the image of an OCI layout, base first.
+pub fn layers(layout: &Path) -> Result<Vec<PathBuf>> {
+    let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
+    let read =
+        |path: PathBuf| -> Result<Value> { Ok(serde_json::from_slice(&std::fs::read(path)?)?) };
+    let index = read(layout.join("index.json"))?;
+    let manifest = read(blob(
+        index["manifests"][0]["digest"]
+            .as_str()
+            .context("a manifest")?,
+    ))?;
+    let layers = manifest["layers"].as_array().context("layers")?;
+    layers
+        .iter()
+        .map(|layer| Ok(blob(layer["digest"].as_str().context("a digest")?)))
+        .collect()
+}
+
+/// Of all these files together.
+pub fn total_bytes(files: &[PathBuf]) -> Result<u64> {
+    files
+        .iter()
+        .map(|file| Ok(std::fs::metadata(file)?.len()))
+        .sum()
 }
 
 /// Whether the processor computes SHA-256 itself (`sha_ni` of x86, `sha2` of Arm).

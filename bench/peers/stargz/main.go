@@ -1,9 +1,11 @@
 // stargz drives the public Go module of stargz-snapshotter, whose programs the Go module proxy does not have, as they
 // live in a module without versions:
 //
-//	stargz convert LAYOUT NEW      rewrites the image of an OCI layout as eStargz, into another layout
-//	stargz serve ROOT SOCKET       the snapshotter with its defaults, for containerd's proxy_plugins; SIGTERM ends it
-//	stargz pull SOCKET IMAGE       has the containerd at SOCKET pull an image through it, as `ctr-remote images rpull` does
+//	stargz convert LAYOUT NEW              rewrites the image of an OCI layout as eStargz, into another layout
+//	stargz describe NEW                    says how large the layers of such a layout and their TOCs are, as JSON
+//	stargz serve ROOT SOCKET CONTAINERD    the snapshotter with its defaults, for the proxy_plugins of the containerd at the
+//	                                       socket CONTAINERD, which it does not use; SIGTERM ends it
+//	stargz pull CONTAINERD IMAGE           has containerd pull an image through it, as `ctr-remote images rpull` does
 package main
 
 import (
@@ -49,12 +51,14 @@ func run(args []string) error {
 	switch {
 	case len(args) == 3 && args[0] == "convert":
 		return convert(ctx, args[1], args[2])
-	case len(args) == 3 && args[0] == "serve":
+	case len(args) == 2 && args[0] == "describe":
+		return describe(args[1])
+	case len(args) == 4 && args[0] == "serve":
 		return serve(ctx, args[1], args[2])
 	case len(args) == 3 && args[0] == "pull":
 		return pull(ctx, args[1], args[2])
 	default:
-		return fmt.Errorf("usage: stargz convert LAYOUT NEW | stargz serve ROOT SOCKET | stargz pull SOCKET IMAGE")
+		return fmt.Errorf("usage: stargz convert LAYOUT NEW | stargz describe NEW | stargz serve ROOT SOCKET CONTAINERD | stargz pull CONTAINERD IMAGE")
 	}
 }
 
