@@ -11,7 +11,6 @@ use crate::{
     merge::{MergeError, Merger},
     section::SeekTableError,
     tree::Tree,
-    write::HEAD_PREFIX_LEN,
 };
 use std::{
     panic::resume_unwind,
@@ -353,32 +352,6 @@ fn check_sizes(head: &Head) -> Result<(), OpenError> {
             limit,
         }),
         None => Ok(()),
-    }
-}
-
-impl Head {
-    /// Decodes `part`, the bytes between header and sections. What it says of layers is not checked: [`Archive::open`]
-    /// does that.
-    pub fn decode(part: &[u8]) -> Result<Self, DecodeError> {
-        let damaged = DecodeError::Frame {
-            what: "head",
-            expected: HEAD_PREFIX_LEN,
-        };
-        let (raw_len, rest) = part.split_first_chunk::<8>().ok_or(damaged)?;
-        let damaged = DecodeError::Frame {
-            what: "head",
-            expected: HEAD_PREFIX_LEN,
-        };
-        let (digest, frame) = rest.split_first_chunk::<32>().ok_or(damaged)?;
-        let raw_len = u64::from_le_bytes(*raw_len);
-        let raw = codec::decompress(
-            "head",
-            frame,
-            raw_len,
-            limits::HEAD_BYTES_MAX,
-            &Digest::from_bytes(*digest),
-        )?;
-        codec::decode("head", &raw)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs::File,
-    io::{self, Read as _},
+    io,
     path::Path as FilePath,
     sync::Arc,
 };
@@ -14,13 +14,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
-use clip_archive::{
-    Digest, Head,
-    codec::DecodeError,
-    head::Indexer,
-    header::{FORMAT_VERSION, HEADER_LEN, Header, HeaderError},
-    limits::HEAD_BYTES_MAX,
-};
+use clip_archive::{Digest, Head, ReadHeadError, head::Indexer, header::FORMAT_VERSION};
 use serde::Deserialize;
 
 use super::{ArchiveService, ServiceError, archive_response, bearer, blocking, parse_digest};
@@ -170,9 +164,7 @@ enum Unusable {
     #[error(transparent)]
     Disk(#[from] io::Error),
     #[error(transparent)]
-    Header(#[from] HeaderError),
-    #[error(transparent)]
-    Head(#[from] DecodeError),
+    Head(#[from] ReadHeadError),
     #[error("its file has {found} bytes instead of {expected}")]
     Length { expected: u64, found: u64 },
 }
@@ -207,7 +199,8 @@ impl Heads {
     /// What is known of the archive `digest`, whose file is `path`; read now if nothing is.
     fn get(&mut self, digest: Digest, path: &FilePath) -> Result<&Known, Unusable> {
         if !self.known.contains_key(&digest) {
-            let head = read_head(path)?;
+            // Not through a memory map: a disk that fails would end the process.
+            let head = Head::read(&mut File::open(path)?)?;
             self.insert(digest, Known::from(&head));
         }
         Ok(&self.known[&digest])
@@ -242,23 +235,6 @@ impl Known {
     fn has(&self, wanted: Wanted) -> bool {
         self.indexer == wanted.indexer && self.layers.contains(&wanted.layer)
     }
-}
-
-/// Reads header and head alone. Not through a memory map: a disk that fails would end the process.
-fn read_head(path: &FilePath) -> Result<Head, Unusable> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let header = read(&mut file, HEADER_LEN as u64)?;
-    let header = Header::decode_first(&header, size)?;
-    let head = read(&mut file, header.head_len.min(HEAD_BYTES_MAX as u64))?;
-    Ok(Head::decode(&head)?)
-}
-
-/// The next `len` bytes, or as many as there are.
-fn read(file: &mut File, len: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(len).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

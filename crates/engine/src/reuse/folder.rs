@@ -2,12 +2,14 @@
 
 use super::{ArchivePlace, PlaceError};
 use crate::digest_of;
-use clip_archive::{Archive, Digest, head::Indexer};
+use clip_archive::{Archive, Digest, Head, ReadHeadError, head::Indexer};
 use clip_registry::LayerDescriptor;
 use futures::future::BoxFuture;
 use std::{
     ffi::OsStr,
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -27,7 +29,7 @@ struct Described {
 }
 
 impl ArchiveFolder {
-    /// Looks into each archive of `path`; of the archives themselves nothing stays in memory.
+    /// Reads the heads of the archives in `path`.
     ///
     /// # Errors
     /// When the folder cannot be listed.
@@ -57,10 +59,11 @@ impl ArchiveFolder {
 }
 
 fn describe(path: PathBuf) -> Option<Described> {
-    let archive = read(&path)
+    let head = File::open(&path)
+        .map_err(ReadHeadError::from)
+        .and_then(|mut file| Head::read(&mut file))
         .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "passed over"))
         .ok()?;
-    let head = archive.head();
     Some(Described {
         indexer: head.indexer,
         layers: head.layers.iter().map(|layer| layer.digest).collect(),
