@@ -4,6 +4,7 @@ use crate::{
     access::{Access, Observer},
     admission::{Admission, Class},
     flights::Flight,
+    given_up::GivenUp,
     housekeeper::Housekeeper,
     landing::Landed,
     layer_store::LayerStore,
@@ -72,6 +73,7 @@ pub struct LayerReader {
     pub(crate) registry: Arc<str>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) access: Arc<Access>,
+    given_up: Arc<GivenUp>,
     pub(crate) runtime: Handle,
 }
 
@@ -102,6 +104,7 @@ impl SpanCache {
         let (registry, _) = source.location();
         Ok(LayerReader {
             access: Arc::new(Access::new(store.table.spans.len())),
+            given_up: Arc::default(),
             store,
             source,
             source_id,
@@ -173,7 +176,8 @@ impl LayerReader {
     }
 
     /// Reads `buf.len()` bytes at `offset`, fetching what is missing; a registry that does not
-    /// answer is asked again until `deadline`. The range must lie inside the layer.
+    /// answer is asked again until `deadline`, but not again for a read that repeats one which has failed so (see
+    /// `given_up.rs`). The range must lie inside the layer.
     pub async fn read(
         &self,
         offset: u64,
@@ -184,11 +188,26 @@ impl LayerReader {
             return Ok(());
         }
         Counters::add(&self.store.counters.misses, 1);
+        let repeated = self.given_up.repeated(offset);
+        let deadline = repeated
+            .as_ref()
+            .map_or(deadline, |repeated| deadline.min(repeated.deadline));
+        let len = buf.len();
         let read = self.read_missing(offset, buf, deadline).await;
-        if read.is_err() {
-            Counters::add(&self.store.counters.reads_failed, 1);
+        let Err(error) = read else {
+            self.given_up.forget();
+            return Ok(());
+        };
+        Counters::add(&self.store.counters.reads_failed, 1);
+        match repeated {
+            Some(repeated) if error.is_late() => {
+                self.given_up.note_again(offset);
+                return Err(repeated.error);
+            }
+            None if error.is_late() => self.given_up.note(offset, len, &error),
+            _ => {}
         }
-        read
+        Err(error)
     }
 
     /// The same when something must be fetched.

@@ -32,6 +32,7 @@ mod audit;
 mod evict;
 mod fetch;
 mod flights;
+mod given_up;
 mod housekeeper;
 mod landing;
 mod layer;

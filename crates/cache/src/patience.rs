@@ -33,6 +33,16 @@ pub enum ReadError {
     Thrashing(Duration),
 }
 
+impl ReadError {
+    /// Whether it is the time that was up. Other errors come at once, and again at once.
+    pub fn is_late(&self) -> bool {
+        match self {
+            Self::Fill(error) => error.may_go_away(),
+            Self::Timeout(_) | Self::Thrashing(_) => true,
+        }
+    }
+}
+
 /// How long and how often a read tries.
 #[derive(Debug)]
 pub struct Patience {
