@@ -12,8 +12,9 @@ use std::{
 use tempfile::TempDir;
 
 /// The images; `e2e/images/make` makes them.
-pub const IMAGES: [&str; 7] = [
+pub const IMAGES: [&str; 8] = [
     "alpine-like",
+    "debian-slim",
     "debian-min",
     "python-app",
     "packages",
