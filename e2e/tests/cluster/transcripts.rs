@@ -157,7 +157,8 @@ fn normalise(text: &str, namespace: &str) -> String {
         let indent = line.len() - line.trim_start().len();
         let words: Vec<String> = line.split_whitespace().map(word).collect();
         out.push_str(&" ".repeat(indent));
-        out.push_str(&words.join(" "));
+        // How long something took decides in which unit it is told.
+        out.push_str(&words.join(" ").replace("N ms", "N s"));
         out.push('\n');
     }
     out
