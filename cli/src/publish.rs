@@ -99,8 +99,8 @@ impl PublishArgs {
     }
 
     /// Adds what the archive service has to what indexing looks at, if that was asked for: the archive that
-    /// [`Self::send`] is going to replace, and the others. Without them the image is indexed from its layers, so nothing that
-    /// goes wrong here is an error.
+    /// [`Self::send`] is going to replace, and the others. Without them the image is indexed from its layers, so nothing
+    /// that goes wrong here is an error.
     pub async fn add_to(&self, options: &mut IndexOptions) {
         let Some(service) = self.archive_service().filter(|_| self.reuse_uploaded) else {
             return;

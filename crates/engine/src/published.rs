@@ -36,8 +36,8 @@ const PARALLEL: usize = 4;
 /// Pushes an archive to `repository`, and lists it as a referrer of the image if that lies in the same repository.
 ///
 /// # Errors
-/// When the archive cannot be pushed. A tag of a layer that cannot be set is only warned of: all that is lost is that other images
-/// reuse it.
+/// When the archive cannot be pushed. A tag of a layer that cannot be set is only warned of: all that is lost is that
+/// other images reuse it.
 pub async fn publish(
     client: &Client,
     repository: &Repository,

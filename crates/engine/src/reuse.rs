@@ -15,6 +15,7 @@ use std::{
     cmp::Reverse,
     error::Error,
     fmt::{Debug, Display},
+    sync::Arc,
 };
 
 /// A layer of an image and what its blob is.
@@ -39,7 +40,7 @@ pub type PlaceError = Box<dyn Error + Send + Sync>;
 /// What `places` have of those of `layers` that none of `archives` describes. The largest layers are asked for first, and
 /// one after the other: an archive mostly describes more than the one that it was found by.
 pub(crate) async fn find_archives(
-    places: &[std::sync::Arc<dyn ArchivePlace>],
+    places: &[Arc<dyn ArchivePlace>],
     archives: &[Archive],
     layers: &[Layer<'_>],
     indexer: &Indexer,
