@@ -92,9 +92,9 @@ async fn set_layer_tags(
     sets.buffer_unordered(PARALLEL).collect::<()>().await;
 }
 
-/// Another indexer describes the same layer otherwise.
+/// Another indexer describes the same layer otherwise, and a section says of which media type its layer is.
 fn layer_tag(layer: &LayerDescriptor, indexer: &Indexer) -> String {
-    let key = format!("{} {indexer}", layer.digest);
+    let key = format!("{} {} {indexer}", layer.digest, layer.media_type);
     format!("clip-layer-{}", &Digest::of(key.as_bytes()).hex()[..32])
 }
 

@@ -53,14 +53,17 @@ pub(crate) async fn find_archives(
         .collect();
     wanted.sort_by_key(|layer| (Reverse(layer.size), layer.digest.as_ref()));
     wanted.dedup_by_key(|layer| &layer.digest);
-    let mut found = Vec::new();
+    let mut found: Vec<Archive> = Vec::new();
     for place in places {
         for layer in &wanted {
             if find_layer(&found, layer, indexer).is_some() {
                 continue;
             }
             match place.with_layer(layer, indexer).await {
-                Ok(archive) => found.extend(archive),
+                Ok(archive) => found.extend(archive.filter(|archive| {
+                    let archive = std::slice::from_ref(archive);
+                    find_layer(archive, layer, indexer).is_some()
+                })),
                 Err(error) => {
                     tracing::warn!(%place, error, "nothing can be reused from here");
                     break;
