@@ -116,8 +116,7 @@ impl Model {
         if let Some(file) = &parent.no_directory {
             self.refusal(Rule::ParentIsNoDirectory, &UNPRINCIPLED);
             let (rule, umoci) = (Rule::ParentIsNoDirectory, [Tool::Umoci]);
-            let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
-            self.at(rule, &umoci, file.clone(), fields);
+            self.at(rule, &umoci, file.clone(), Fields::OF_ENTRY);
             // What is implied below inherits the bit.
             if self.is_set_gid(file) {
                 self.below(rule, &umoci, file.clone(), Fields::ATTRIBUTES);
@@ -168,8 +167,8 @@ impl Model {
         self.root_has_entry = true;
         self.note_directory_xattrs(0, &member.attributes);
         self.set_attributes(0, member.attributes.clone());
-        let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
-        self.at(Rule::RootEntry, &[Tool::Containerd], vec![], fields);
+        let (rule, tools) = (Rule::RootEntry, [Tool::Containerd]);
+        self.at(rule, &tools, vec![], Fields::OF_ENTRY);
     }
 
     fn end_layer(&mut self) {
@@ -214,6 +213,8 @@ impl Model {
             Some((Shape::Directory, inode)) => {
                 self.note_directory_xattrs(inode, &member.attributes);
                 self.set_attributes(inode, member.attributes.clone());
+                // Who came to another directory leaves this one as it was.
+                self.at(Rule::Consequence, &tainted, path.clone(), Fields::OF_ENTRY);
                 let layer = self.layer;
                 if let Some(node) = self.nodes.get_mut(&path) {
                     node.described_in = Some(layer);
@@ -311,10 +312,10 @@ impl Model {
         if old == new {
             return;
         }
-        let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
         for tool in UNPRINCIPLED {
             let rule = Rule::LinkAttributes;
-            self.of_inodes.push((found.inode, rule, tool, fields));
+            let excuse = (found.inode, rule, tool, Fields::OF_ENTRY);
+            self.of_inodes.push(excuse);
         }
     }
 
@@ -369,8 +370,8 @@ impl Model {
                 self.below(rule, &UNPRINCIPLED, path.clone(), Fields::ALL);
             }
             if kept_by_umoci {
-                let fields = Fields::ATTRIBUTES.and(Fields::MTIME).and(Fields::XATTRS);
-                self.at(Rule::MarkAfterEntries, &[Tool::Umoci], path, fields);
+                let (rule, tools) = (Rule::MarkAfterEntries, [Tool::Umoci]);
+                self.at(rule, &tools, path, Fields::OF_ENTRY);
             }
         }
     }

@@ -15,6 +15,8 @@ impl Fields {
     pub const ATTRIBUTES: Fields = Fields(1);
     pub const MTIME: Fields = Fields(2);
     pub const XATTRS: Fields = Fields(4);
+    /// What an entry says of its path.
+    pub const OF_ENTRY: Fields = Self::ATTRIBUTES.and(Self::MTIME).and(Self::XATTRS);
     /// Whether the path is there, and everything else.
     pub const ALL: Fields = Fields(0xff);
 
