@@ -36,13 +36,14 @@ const END: u64 = 0;
 #[derive(Debug)]
 pub struct Dispatcher {
     shared: Arc<Shared>,
-    /// Becomes readable when the threads are to end.
-    end: OwnedFd,
 }
 
 #[derive(Debug)]
 struct Shared {
     epoll: OwnedFd,
+    /// Becomes readable when the threads are to end. Open until the last of them has: epoll forgets what is closed, also
+    /// when it has not told everybody yet.
+    end: OwnedFd,
     /// By the number that epoll tells.
     connections: RwLock<HashMap<u64, Arc<Member>>>,
     last: AtomicU64,
@@ -64,13 +65,14 @@ impl Dispatcher {
     pub fn start(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            end: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             connections: RwLock::default(),
             last: AtomicU64::new(END),
         });
-        let end = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let (epoll, end) = (&shared.epoll, &shared.end);
         // Not edge-triggered, and never read: every thread sees it.
-        epoll::add(&shared.epoll, &end, EventData::new_u64(END), EventFlags::IN)?;
-        let dispatcher = Self { shared, end };
+        epoll::add(epoll, end, EventData::new_u64(END), EventFlags::IN)?;
+        let dispatcher = Self { shared };
         for index in 0..threads {
             let shared = dispatcher.shared.clone();
             std::thread::Builder::new()
@@ -95,7 +97,7 @@ impl Dispatcher {
 
 impl Drop for Dispatcher {
     fn drop(&mut self) {
-        let told = rustix::io::write(&self.end, &1_u64.to_ne_bytes());
+        let told = rustix::io::write(&self.shared.end, &1_u64.to_ne_bytes());
         debug_assert!(told.is_ok());
     }
 }
@@ -202,4 +204,24 @@ impl Shared {
 /// Errors, such as the end, are told unasked.
 fn interest() -> EventFlags {
     EventFlags::IN | EventFlags::ET
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn every_thread_ends_with_its_dispatcher() {
+        for _ in 0..100 {
+            let dispatcher = Dispatcher::start(4).unwrap();
+            let threads = Arc::downgrade(&dispatcher.shared);
+            drop(dispatcher);
+            let begun = Instant::now();
+            while threads.strong_count() > 0 {
+                assert!(begun.elapsed() < Duration::from_secs(10), "one waits on");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
 }
