@@ -7,8 +7,11 @@ use clip_engine::{
     registry::{Client, ClientOptions, Credentials, PlainHttp},
 };
 use clip_telemetry::logs;
-use std::path::PathBuf;
+use std::{num::NonZero, path::PathBuf, thread::available_parallelism};
 use tokio::runtime::Runtime;
+
+/// Several registries' worth of TLS.
+const NETWORK_THREADS_MAX: usize = 4;
 
 /// Flags of every command.
 #[derive(Debug, Args)]
@@ -118,9 +121,11 @@ fn credentials(files: &[PathBuf]) -> Result<Credentials, Failure> {
     }
 }
 
-/// The runtime on which network work is done.
+/// The runtime on which network work is done. Decoding and reading files have other threads, so few are enough.
 pub fn runtime() -> Result<Runtime, Failure> {
+    let processors = available_parallelism().map_or(1, NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((processors / 2).clamp(1, NETWORK_THREADS_MAX))
         .enable_all()
         .build()
         .map_err(|error| Failure::local(format!("cannot start the network threads: {error}")))

@@ -23,8 +23,8 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Chunks that a download may be ahead of the decoder: keeps both busy, holds little. Those of a layout on disk are the
-/// largest, 512 KiB.
-const CHUNKS_AHEAD: usize = 8;
+/// largest, 128 KiB.
+const CHUNKS_AHEAD: usize = 4;
 /// Layers that are indexed at once: more than that keep no processor busier, as each uses three, and only take memory.
 const LAYERS_AT_ONCE: usize = 4;
 /// Connections over which layers come, all together. Twice as many as what one connection to a large registry lacks
@@ -278,10 +278,14 @@ async fn index_layer(
     let (chunks, mut received) = mpsc::channel::<bytes::Bytes>(CHUNKS_AHEAD);
     let decoding = tokio::task::spawn_blocking(move || {
         let mut indexer = LayerIndexer::new(info, limits);
-        while let Some(chunk) = received.blocking_recv() {
-            let bytes = chunk.len() as u64;
-            indexer.push(chunk)?;
-            progress.advanced(index, bytes);
+        let mut taken = Vec::with_capacity(CHUNKS_AHEAD);
+        // All that are there: each time, the other side is woken up.
+        while received.blocking_recv_many(&mut taken, CHUNKS_AHEAD) > 0 {
+            for chunk in taken.drain(..) {
+                let bytes = chunk.len() as u64;
+                indexer.push(chunk)?;
+                progress.advanced(index, bytes);
+            }
         }
         indexer.finish()
     });

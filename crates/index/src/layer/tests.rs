@@ -20,13 +20,21 @@ fn info(blob: &[u8], tar: &[u8]) -> LayerInfo {
     }
 }
 
+fn both(threads: bool) -> Threads {
+    Threads {
+        blob: threads,
+        content: threads,
+    }
+}
+
 fn index(
     info: &LayerInfo,
     blob: &[u8],
     size: usize,
     threads: bool,
 ) -> Result<IndexedLayer, LayerError> {
-    let mut indexer = LayerIndexer::with_threads(info.clone(), SpanLimits::default(), threads);
+    let mut indexer =
+        LayerIndexer::with_threads(info.clone(), SpanLimits::default(), both(threads));
     for piece in blob.chunks(size) {
         indexer.push(Bytes::copy_from_slice(piece))?;
     }
@@ -142,7 +150,8 @@ fn of_two_errors_the_one_is_told_that_comes_first_in_the_stream() {
 #[test]
 fn an_indexer_that_is_given_up_ends_its_threads() {
     let tar = sample_tar("top", 12);
-    let mut indexer = LayerIndexer::with_threads(info(&tar, &tar), SpanLimits::default(), true);
+    let mut indexer =
+        LayerIndexer::with_threads(info(&tar, &tar), SpanLimits::default(), both(true));
     let lent = Bytes::from(tar);
     indexer.push(lent.clone()).unwrap();
     drop(indexer);
