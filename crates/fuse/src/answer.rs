@@ -46,7 +46,6 @@ pub fn init(offered: u64, max_readahead: u32, traits: Traits) -> InitOut {
     let mut wanted = capability::ASYNC_READ
         | capability::MAX_PAGES
         | capability::DO_READDIRPLUS
-        | capability::READDIRPLUS_AUTO
         | capability::PARALLEL_DIROPS
         | capability::CACHE_SYMLINKS
         | capability::EXPLICIT_INVAL_DATA

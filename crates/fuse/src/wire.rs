@@ -33,8 +33,8 @@ pub mod opcode {
 /// What both sides can do, for INIT. From bit 32 on they travel in `flags2`.
 pub mod capability {
     pub const ASYNC_READ: u64 = 1 << 0;
+    /// Without `READDIRPLUS_AUTO`, which would leave the rest of a large directory to lookups one by one.
     pub const DO_READDIRPLUS: u64 = 1 << 13;
-    pub const READDIRPLUS_AUTO: u64 = 1 << 14;
     pub const NO_OPEN_SUPPORT: u64 = 1 << 17;
     pub const PARALLEL_DIROPS: u64 = 1 << 18;
     pub const POSIX_ACL: u64 = 1 << 20;

@@ -6,6 +6,10 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,10 +24,31 @@ use rustix::{
 const FILE: u64 = 2;
 const MOUNTS: usize = 200;
 
-/// One file, `number`, with this in it.
-struct OneFile(String);
+/// One file, `number`, with this in it; or several with the same.
+struct Files {
+    content: String,
+    count: u64,
+    lookups: Arc<AtomicU64>,
+}
 
-impl Filesystem for OneFile {
+fn one_file(content: impl Into<String>) -> Files {
+    Files {
+        content: content.into(),
+        count: 1,
+        lookups: Arc::default(),
+    }
+}
+
+impl Files {
+    fn name(index: u64) -> String {
+        match index {
+            0 => "number".to_owned(),
+            _ => format!("number {index}"),
+        }
+    }
+}
+
+impl Filesystem for Files {
     fn traits(&self) -> Traits {
         Traits {
             xattrs: false,
@@ -34,7 +59,7 @@ impl Filesystem for OneFile {
     fn attributes(&self, node: u64) -> Result<Attributes, Errno> {
         let (mode, size) = match node {
             ROOT => (0o040_755, 0),
-            _ => (0o100_444, self.0.len() as u64),
+            _ => (0o100_444, self.content.len() as u64),
         };
         Ok(Attributes {
             node,
@@ -50,8 +75,9 @@ impl Filesystem for OneFile {
     }
 
     fn lookup(&self, _: u64, name: &[u8]) -> Result<Option<Attributes>, Errno> {
-        let found = (name == b"number").then(|| self.attributes(FILE));
-        found.transpose()
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        let found = (0..self.count).find(|&index| Self::name(index).as_bytes() == name);
+        found.map(|index| self.attributes(FILE + index)).transpose()
     }
 
     fn read_link(&self, _: u64, _: &mut Vec<u8>) -> Result<(), Errno> {
@@ -59,8 +85,13 @@ impl Filesystem for OneFile {
     }
 
     fn read_dir(&self, _: u64, cookie: u64, list: &mut DirList<'_>) -> Result<(), Errno> {
-        if cookie == 0 {
-            list.add(1, b"number", FILE, 0o100_000, || self.attributes(FILE))?;
+        for index in cookie..self.count {
+            let (name, node) = (Self::name(index), FILE + index);
+            if !list.add(index + 1, name.as_bytes(), node, 0o100_000, || {
+                self.attributes(node)
+            })? {
+                break;
+            }
         }
         Ok(())
     }
@@ -70,7 +101,7 @@ impl Filesystem for OneFile {
     }
 
     fn read_later(&self, _: u64, offset: u64, len: usize, reply: Reply) {
-        let bytes = self.0.clone().into_bytes();
+        let bytes = self.content.clone().into_bytes();
         std::thread::spawn(move || {
             let rest = bytes.get(offset as usize..).unwrap_or_default();
             reply.data(&rest[..len.min(rest.len())]);
@@ -161,7 +192,7 @@ fn few_threads_serve_many_mounts_until_each_is_unmounted() {
     let mut served = Vec::new();
     for index in 0..MOUNTS {
         let (mounted, device) = Mounted::new().unwrap();
-        let connection = Connection::begin(device, OneFile(index.to_string())).unwrap();
+        let connection = Connection::begin(device, one_file(index.to_string())).unwrap();
         served.push((mounted, dispatcher.serve(connection).unwrap()));
     }
     for (index, (mounted, _)) in served.iter().enumerate() {
@@ -178,12 +209,37 @@ fn few_threads_serve_many_mounts_until_each_is_unmounted() {
     }
 }
 
+/// A listing that does not fit into one answer goes on with attributes, also when nobody has looked at one yet: find(1)
+/// lists a directory to its end first.
+#[test]
+fn looking_at_all_of_a_large_directory_looks_nothing_up() {
+    let dispatcher = Dispatcher::start(2).unwrap();
+    let (mounted, device) = Mounted::new().unwrap();
+    let lookups = Arc::new(AtomicU64::new(0));
+    let files = Files {
+        count: 2000,
+        lookups: lookups.clone(),
+        ..one_file("")
+    };
+    let connection = Connection::begin(device, files).unwrap();
+    let ended = dispatcher.serve(connection).unwrap();
+    let mut list = Command::new("timeout");
+    list.args(["20", "find"])
+        .arg(mounted.path())
+        .args(["-printf", "%s\\n"]);
+    let listed = String::from_utf8(list.output().unwrap().stdout).unwrap();
+    assert_eq!(listed.lines().count(), 1 + 2000);
+    assert_eq!(lookups.load(Ordering::Relaxed), 0);
+    drop(mounted);
+    wait(ended).unwrap();
+}
+
 #[test]
 fn an_aborted_connection_ends_and_the_others_go_on() {
     let dispatcher = Dispatcher::start(2).unwrap();
     let [one, other] = [(); 2].map(|()| {
         let (mounted, device) = Mounted::new().unwrap();
-        let connection = Connection::begin(device, OneFile("right".to_owned())).unwrap();
+        let connection = Connection::begin(device, one_file("right")).unwrap();
         (mounted, dispatcher.serve(connection).unwrap())
     });
     let minor = rustix::fs::minor(rustix::fs::stat(one.0.path()).unwrap().st_dev);
@@ -201,7 +257,7 @@ fn an_aborted_connection_ends_and_the_others_go_on() {
 fn the_next_server_answers_what_the_last_had_taken() {
     let (mounted, device) = Mounted::new().unwrap();
     let kept = device.try_clone().unwrap();
-    drop(Connection::begin(device, OneFile("right".to_owned())).unwrap());
+    drop(Connection::begin(device, one_file("right")).unwrap());
     let reader = {
         let path = mounted.path().join("number");
         std::thread::spawn(move || cat(&path))
@@ -210,7 +266,7 @@ fn the_next_server_answers_what_the_last_had_taken() {
     let mut taken = vec![0; (1 << 20) + 4096];
     rustix::io::read(&kept, &mut taken).unwrap();
     let dispatcher = Dispatcher::start(1).unwrap();
-    let next = Connection::resume(kept, OneFile("right".to_owned())).unwrap();
+    let next = Connection::resume(kept, one_file("right")).unwrap();
     let ended = dispatcher.serve(next).unwrap();
     assert_eq!(reader.join().unwrap().unwrap(), "right");
     drop(mounted);
@@ -220,7 +276,7 @@ fn the_next_server_answers_what_the_last_had_taken() {
 #[test]
 fn what_is_no_connection_is_refused() {
     let file = File::open("/dev/null").unwrap();
-    Connection::begin(file.into(), OneFile(String::new())).unwrap_err();
+    Connection::begin(file.into(), one_file("")).unwrap_err();
     let (_mounted, device) = Mounted::new().unwrap();
     drop(device);
     let unmounted = OpenOptions::new()
@@ -228,5 +284,5 @@ fn what_is_no_connection_is_refused() {
         .write(true)
         .open("/dev/fuse")
         .unwrap();
-    Connection::begin(unmounted.into(), OneFile(String::new())).unwrap_err();
+    Connection::begin(unmounted.into(), one_file("")).unwrap_err();
 }
