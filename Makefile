@@ -29,10 +29,12 @@ setup: ## Install and build what tests and demo need, once per machine
 	@e2e/cluster/setup
 
 .PHONY: lint
-lint: ## Formatting, clippy, chart
+lint: ## Formatting, clippy, lock files, chart
 	$(call step,lint)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@# A workspace of its own, whose lock file must follow.
+	cargo fetch --quiet --locked --target "$$(rustc -vV | sed -n 's/^host: //p')" --manifest-path fuzz/libfuzzer/Cargo.toml
 	e2e/deploy/lint
 
 .PHONY: unit
