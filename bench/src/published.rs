@@ -22,9 +22,10 @@ impl Published {
         let archive = world.scratch.path().join(format!("{image}.published.clip"));
         if !archive.exists() {
             let reference = world.reference(image);
+            let repository = world.repository_behind(&world.relay, image);
             let mut index = world.clip();
             index.arg("index").arg(&reference).arg(&archive);
-            run::timed(index.args(["--publish", &reference]))?;
+            run::timed(index.args(["--publish", &repository]))?;
         }
         Ok(Self { image, archive })
     }

@@ -83,7 +83,12 @@ impl World {
 
     /// The reference of `image` behind another relay.
     pub fn reference_behind(&self, relay: &Relay, image: &str) -> String {
-        format!("{}/bench/{image}:1", relay.address())
+        format!("{}:1", self.repository_behind(relay, image))
+    }
+
+    /// The same without a tag, where archives are published.
+    pub fn repository_behind(&self, relay: &Relay, image: &str) -> String {
+        format!("{}/bench/{image}", relay.address())
     }
 
     /// Whether a case is asked for.
