@@ -14,6 +14,7 @@ mod eviction;
 mod judges;
 mod kills;
 mod kinds;
+mod libraries;
 mod outlive;
 mod profile;
 mod promises;

@@ -24,6 +24,9 @@ const FORESEEN: u8 = 4;
 /// Told the number of each span when a reader touches it first.
 pub type Observer = Box<dyn Fn(usize) + Send + Sync>;
 
+/// Told the bytes of each read that touches something first, or waits for it, and that no list foresaw.
+pub type Watcher = Box<dyn Fn(&Range<u64>) + Send + Sync>;
+
 /// See the module.
 pub struct Access {
     flags: Vec<AtomicU8>,
@@ -32,6 +35,7 @@ pub struct Access {
     /// Whether a list says what is read of this layer. What it does not name of a file was not wanted by earlier readers.
     has_list: AtomicBool,
     observer: RwLock<Option<Observer>>,
+    watcher: OnceLock<Watcher>,
 }
 
 impl Access {
@@ -44,6 +48,7 @@ impl Access {
             files: OnceLock::new(),
             has_list: AtomicBool::new(false),
             observer: RwLock::default(),
+            watcher: OnceLock::new(),
         }
     }
 
@@ -110,6 +115,20 @@ impl Access {
     pub fn know(&self, files: LongFiles) {
         // Known already: the same.
         let _ = self.files.set(Mutex::new(files));
+    }
+
+    /// A read of `bytes` touches something first. Where a list says what comes next nobody is told.
+    pub fn tell_watcher(&self, bytes: &Range<u64>) {
+        if let Some(watcher) = self.watcher.get()
+            && !self.has_list.load(Ordering::Relaxed)
+        {
+            watcher(bytes);
+        }
+    }
+
+    /// Tells `watcher` from now on; the first one stays.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
     }
 
     /// `spans` are on a list of what is read next, which goes on where they end.

@@ -1,15 +1,16 @@
 //! [`SpanCache`] and [`LayerReader`]: who has which layer open, and the read path.
 
 use crate::{
-    access::{Access, Observer},
+    access::{Access, Observer, Watcher},
     admission::{Admission, Class},
+    fetch::FillError,
     flights::Flight,
     given_up::GivenUp,
     housekeeper::Housekeeper,
     landing::Landed,
     layer_store::LayerStore,
     limits::CacheLimits,
-    long_files::LongFiles,
+    long_files::{LongFiles, WHOLE_MAX},
     memory_spans::MemorySpans,
     patience::{Patience, ReadError},
     stats::{CacheStats, Counters},
@@ -300,6 +301,47 @@ impl LayerReader {
             // Nobody waits for these.
             drop(self.join(spans, Class::ReadAhead));
         }
+        self.access.tell_watcher(&bytes);
+    }
+
+    /// Whether nothing of the layer is here.
+    pub fn is_untouched(&self) -> bool {
+        (0..self.span_count()).all(|span| self.store.is_missing(span))
+    }
+
+    /// Where the layer's blob comes from, and its digest there.
+    pub fn origin(&self) -> (&BlobSource, clip_registry::Digest) {
+        (&self.source, self.blob())
+    }
+
+    /// Tells `watcher` which bytes are read, when some of them are touched first or waited for; the first watcher stays.
+    /// Nothing is told of a layer of which a list says what is read next.
+    pub fn watch(&self, watcher: Watcher) {
+        self.access.watch(watcher);
+    }
+
+    /// Fetches a file with this `content` ahead if it is short, as if its beginning were read.
+    pub fn bring(&self, content: Range<u64>) {
+        let spans = self
+            .store
+            .spans_of(content.start, (content.end - content.start) as usize);
+        if spans.clone().map(|span| self.span_bytes(span)).sum::<u64>() <= WHOLE_MAX {
+            drop(self.join(spans, Class::ReadAhead));
+        }
+    }
+
+    /// Reads `buf.len()` bytes at `offset` for somebody who wants to know what will be read next: what is missing is
+    /// fetched as read-ahead, tried once, and nothing counts as touched. False when the bytes are gone again. The range must
+    /// lie inside the layer.
+    ///
+    /// # Errors
+    /// When something could not be fetched.
+    pub async fn peek(&self, offset: u64, buf: &mut [u8]) -> Result<bool, Arc<FillError>> {
+        let spans = self.store.spans_of(offset, buf.len());
+        for flight in self.join(spans.clone(), Class::ReadAhead) {
+            flight.landed().await?;
+        }
+        Ok(self.store.read_present(&spans, offset, buf))
     }
 
     /// Says where the content of each file lies in the layer, so that the rest of a file is fetched when parts of it are

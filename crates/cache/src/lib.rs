@@ -54,7 +54,7 @@ mod survey;
 mod whole;
 mod word;
 
-pub use access::Observer;
+pub use access::{Observer, Watcher};
 pub use audit::{CacheAudit, DamagedSpan, SpanDamage, audit, forget_damaged};
 pub use evict::Freed;
 pub use fetch::FillError;

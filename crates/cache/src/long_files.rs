@@ -20,7 +20,7 @@ use std::{
 };
 
 /// Compressed bytes. Most libraries are shorter; it is 40 ms of a line with 50 MB/s, two of its round trips.
-const WHOLE_MAX: u64 = 2 << 20;
+pub const WHOLE_MAX: u64 = 2 << 20;
 /// Compressed bytes of one file that nobody has asked for yet: as much as a reader in order has fetched ahead.
 const UNREAD_MAX: u64 = 16 << 20;
 /// For each span that was read, so many more: a start reads about half of a large program. With three or more the line

@@ -1,26 +1,41 @@
 //! Where the content of an image's files lies in its layers.
 
-use crate::mapped::Mapped;
+use crate::{
+    libraries::{Candidate, Libraries},
+    mapped::Mapped,
+};
 use clip_archive::erofs::{Extent, FileType, Image, Nid, Place, ReadError};
 use clip_cache::LayerReader;
 use std::ops::Range;
+use tokio::runtime::Handle;
 
-/// Tells each of `layers` where the files of `tree` lie in it. Looks at the whole tree: some milliseconds for 100,000
-/// files. Of a damaged tree nothing is told; who reads it is.
-pub fn tell(tree: &Image<Mapped>, layers: &[LayerReader]) {
+/// What the files of one layer are.
+#[derive(Debug, Default, Clone)]
+struct Contents {
+    /// The bytes that a file consists of, a range for each piece.
+    files: Vec<Range<u64>>,
+    programs: Vec<Candidate>,
+}
+
+/// Tells each of `layers` where the files of `tree` lie in it, and `libraries` which of them may be programs, whose
+/// libraries are fetched on `runtime`. Looks at the whole tree: some milliseconds for 100,000 files. Of a damaged tree
+/// nothing is told; who reads it is.
+pub fn tell(tree: &Image<Mapped>, layers: &[LayerReader], libraries: &Libraries, runtime: Handle) {
     match by_layer(tree, layers.len()) {
         Ok(contents) => {
+            let mut candidates = Vec::new();
             for (layer, contents) in layers.iter().zip(contents) {
-                layer.know_files(contents);
+                layer.know_files(contents.files);
+                candidates.push(contents.programs);
             }
+            libraries.know(candidates, runtime);
         }
         Err(error) => tracing::debug!(%error, "cannot tell where files lie"),
     }
 }
 
-/// The bytes of each layer that a file consists of, a range for each piece.
-fn by_layer(tree: &Image<Mapped>, layers: usize) -> Result<Vec<Vec<Range<u64>>>, ReadError> {
-    let mut contents = vec![Vec::new(); layers];
+fn by_layer(tree: &Image<Mapped>, layers: usize) -> Result<Vec<Contents>, ReadError> {
+    let mut contents = vec![Contents::default(); layers];
     let mut to_visit = vec![tree.root()];
     while let Some(dir) = to_visit.pop() {
         for entry in tree.read_dir(dir, 0)? {
@@ -29,7 +44,7 @@ fn by_layer(tree: &Image<Mapped>, layers: usize) -> Result<Vec<Vec<Range<u64>>>,
                 FileType::Directory if !matches!(entry.name, b"." | b"..") => {
                     to_visit.push(entry.nid);
                 }
-                FileType::Regular => add(tree, entry.nid, &mut contents)?,
+                FileType::Regular => add(tree, (dir, entry.name), entry.nid, &mut contents)?,
                 _ => {}
             }
         }
@@ -37,13 +52,23 @@ fn by_layer(tree: &Image<Mapped>, layers: usize) -> Result<Vec<Vec<Range<u64>>>,
     Ok(contents)
 }
 
-fn add(tree: &Image<Mapped>, file: Nid, contents: &mut [Vec<Range<u64>>]) -> Result<(), ReadError> {
-    for extent in tree.extents(file, 0..u64::MAX)? {
+fn add(
+    tree: &Image<Mapped>,
+    name: (Nid, &[u8]),
+    file: Nid,
+    contents: &mut [Contents],
+) -> Result<(), ReadError> {
+    for (piece, extent) in tree.extents(file, 0..u64::MAX)?.enumerate() {
         let Extent { len, place, .. } = extent?;
         if let Place::Layer { index, offset } = place
             && let Some(contents) = contents.get_mut(usize::from(index))
         {
-            contents.push(offset..offset + len);
+            contents.files.push(offset..offset + len);
+            if piece == 0 {
+                contents
+                    .programs
+                    .extend(Candidate::new(tree, name, file, offset));
+            }
         }
     }
     Ok(())

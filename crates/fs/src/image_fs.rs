@@ -1,13 +1,20 @@
 //! [`ImageFs`]: an image as a filesystem, without any protocol.
 
-use crate::{contents, failed_reads::FailedReads, mapped::Mapped};
-use clip_archive::erofs::{Extent, FileType, Image, Inode, Nid, Place, ReadError as TreeError};
+use crate::{
+    contents,
+    failed_reads::FailedReads,
+    libraries::Libraries,
+    mapped::Mapped,
+    resolve::{Resolved, resolve},
+};
+use clip_archive::erofs::{Extent, FileType, Image, Nid, Place, ReadError as TreeError};
 use clip_cache::{LayerReader, ReadError};
 use std::{
     ops::Range,
     sync::{Arc, Once},
     time::{Duration, Instant},
 };
+use tokio::runtime::Handle;
 
 /// Facts about the image, for messages and `statfs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +34,7 @@ pub struct ImageFs {
     read_timeout: Duration,
     failed_reads: FailedReads,
     contents_told: Once,
+    libraries: Arc<Libraries>,
 }
 
 /// Why an operation failed.
@@ -43,23 +51,8 @@ pub enum ImageFsError {
     NoSuchLayer(u16),
 }
 
-/// Where a path leads.
-#[derive(Debug, Clone, Copy)]
-pub enum Resolved {
-    /// To this node.
-    Found(Inode),
-    /// Nowhere.
-    Missing,
-    /// Through something that is no directory.
-    NotADirectory,
-    /// In circles.
-    Loop,
-}
-
 /// Longer is for ever, and must still be a point in time.
 const READ_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86400);
-/// Symbolic links followed for one path (path_resolution(7)).
-const LINKS_FOLLOWED_MAX: usize = 40;
 
 impl ImageFs {
     /// Puts a tree and its layers together. `layers[i]` is the tree's device `i`.
@@ -69,10 +62,12 @@ impl ImageFs {
         info: ImageInfo,
         read_timeout: Duration,
     ) -> Self {
+        let tree = Arc::new(tree);
         Self {
             failed_reads: FailedReads::new(layers.len()),
             contents_told: Once::new(),
-            tree: Arc::new(tree),
+            libraries: Libraries::watch(tree.clone(), &layers),
+            tree,
             layers,
             info,
             read_timeout,
@@ -182,40 +177,7 @@ impl ImageFs {
     /// Follows `path` from the root, symbolic links included; `follow_last` says whether a link at
     /// the end is followed, too.
     pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<Resolved, TreeError> {
-        let mut to_go: Vec<&[u8]> = components(path).collect();
-        let mut entered = vec![self.tree.root()];
-        let mut links = 0;
-        while let Some(name) = to_go.pop() {
-            let at = *entered.last().unwrap_or(&self.tree.root());
-            if self.tree.inode(at)?.kind != FileType::Directory {
-                return Ok(Resolved::NotADirectory);
-            }
-            if name == b".." {
-                if entered.len() > 1 {
-                    entered.pop();
-                }
-                continue;
-            }
-            let Some(nid) = self.tree.lookup(at, name)? else {
-                return Ok(Resolved::Missing);
-            };
-            if self.tree.inode(nid)?.kind != FileType::Symlink || (to_go.is_empty() && !follow_last)
-            {
-                entered.push(nid);
-                continue;
-            }
-            links += 1;
-            if links > LINKS_FOLLOWED_MAX {
-                return Ok(Resolved::Loop);
-            }
-            let target = self.tree.read_link(nid)?;
-            if target.first() == Some(&b'/') {
-                entered.truncate(1);
-            }
-            to_go.extend(components(target));
-        }
-        let last = *entered.last().unwrap_or(&self.tree.root());
-        Ok(Resolved::Found(self.tree.inode(last)?))
+        resolve(&self.tree, path, follow_last)
     }
 
     /// The layer that has the byte of file `nid` at `offset`.
@@ -282,7 +244,12 @@ impl ImageFs {
     fn tell_contents(&self) {
         self.contents_told.call_once(|| {
             let (tree, layers) = (self.tree.clone(), self.layers.clone());
-            tokio::task::spawn_blocking(move || contents::tell(&tree, &layers));
+            let (libraries, runtime) = (Arc::downgrade(&self.libraries), Handle::current());
+            tokio::task::spawn_blocking(move || {
+                if let Some(libraries) = libraries.upgrade() {
+                    contents::tell(&tree, &layers, &libraries, runtime);
+                }
+            });
         });
     }
 
@@ -295,12 +262,6 @@ impl ImageFs {
     fn deadline(&self) -> Instant {
         Instant::now() + self.read_timeout.min(READ_TIMEOUT_MAX)
     }
-}
-
-/// The components of a path, last first.
-fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.rsplit(|&b| b == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
 }
 
 /// How many of `len` bytes at `offset` lie within `size`.

@@ -15,18 +15,22 @@
 pub mod connection;
 mod contents;
 pub mod datagram;
+mod elf;
 mod failed_reads;
 mod fuse;
 mod image_fs;
 mod kernel_mount;
+mod libraries;
 mod mapped;
 pub mod mount_points;
 mod nodes;
 pub mod read_ahead;
+mod resolve;
 mod session;
 
-pub use image_fs::{ImageFs, ImageFsError, ImageInfo, Resolved};
+pub use image_fs::{ImageFs, ImageFsError, ImageInfo};
 pub use kernel_mount::{KernelMount, carries_overlay};
 pub use mapped::Mapped;
 pub use nodes::Layout;
+pub use resolve::Resolved;
 pub use session::{MountOptions, Session, begin, is_connected, resume};
