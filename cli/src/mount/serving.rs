@@ -121,6 +121,9 @@ impl Serving<'_> {
             profile,
         } = mounted;
         let rest = self.args.completion();
+        if profile.is_none() {
+            opened.image.greet_registry(opened.runtime.handle());
+        }
         let ahead = (profile.is_some() || rest.is_some()).then(|| {
             let (profile, handle) = (profile.unwrap_or_default(), opened.runtime.handle());
             opened.image.fetch_ahead(profile, rest, handle)

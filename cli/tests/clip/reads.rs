@@ -93,6 +93,40 @@ fn s7_a_partial_read_fetches_one_span() {
     );
 }
 
+/// docs/semantics.md: "The first reader finds its registry ready".
+#[test]
+fn s7_the_first_reader_finds_its_registry_ready() {
+    let scene = Scene::new();
+    let published = published(&scene);
+    scene.dir("mnt");
+    published.proxy.forget();
+    published.proxy.set(Mood::Tokens {
+        good_for: 1000,
+        status: 401,
+    });
+    let server = scene.mount(["image.clip", "mnt"]);
+    let with_token = || {
+        let mut greetings = published.proxy.greetings().into_iter();
+        greetings.rfind(|asked| asked.authorization.is_some())
+    };
+    wait_until("a greeting", PATIENCE, || with_token().is_some()).unwrap();
+    // Its answer is on the way.
+    std::thread::sleep(Duration::from_millis(500));
+    let greeting = with_token().unwrap();
+    published.proxy.forget();
+    std::fs::read(server.path().join("blob")).unwrap();
+    let asked = published.proxy.asked();
+    assert_eq!(asked, published.proxy.ranges(), "no token, no refusal");
+    assert_eq!(asked[0].connection, greeting.connection);
+    drop(server);
+
+    // Something is here: whoever reads it needs no registry.
+    published.proxy.forget();
+    let server = scene.mount(["image.clip", "mnt"]);
+    std::fs::read(server.path().join("blob")).unwrap();
+    assert_eq!(published.proxy.asked(), []);
+}
+
 #[test]
 fn s7_the_beginning_of_a_library_brings_the_rest_of_it() {
     const LIBRARIES: u64 = 20;

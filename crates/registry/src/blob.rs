@@ -156,6 +156,20 @@ impl BlobSource {
         self.read(digest, range.start, Some(range.end)).await
     }
 
+    /// Asks for one byte of a blob, for readers that are to come: they find a connection, a token, and the address to which
+    /// the registry redirects them, which is ten round trips with some. Of a layout nothing is asked.
+    ///
+    /// # Errors
+    /// As a read's.
+    pub async fn greet(&self, digest: &Digest) -> Result<(), FetchError> {
+        if let Place::Layout(_) = self.inner.place {
+            return Ok(());
+        }
+        let mut stream = self.range(digest, 0..1).await?;
+        while stream.try_next().await?.is_some() {}
+        Ok(())
+    }
+
     /// A whole blob in memory, checked against its digest. It must not be longer than `limit` bytes.
     pub async fn read_all(&self, digest: &Digest, limit: usize) -> Result<Bytes, FetchError> {
         let mut stream = self.stream(digest).await?;

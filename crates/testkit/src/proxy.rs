@@ -40,6 +40,12 @@ pub struct Asked {
     pub connection: u64,
 }
 
+impl Asked {
+    fn is_greeting(&self) -> bool {
+        self.path.contains("/blobs/") && self.range.as_deref() == Some("bytes=0-0")
+    }
+}
+
 /// A proxy before one registry, on a free loopback port. It stops when dropped.
 #[derive(Debug)]
 pub struct Proxy {
@@ -141,10 +147,19 @@ impl Proxy {
         lock(&self.shared.asked).clone()
     }
 
-    /// Requests for parts of blobs among them.
+    /// Requests for parts of blobs among them, without [greetings](Proxy::greetings).
     pub fn ranges(&self) -> Vec<Asked> {
         let mut asked = self.asked();
-        asked.retain(|asked| asked.path.contains("/blobs/") && asked.range.is_some());
+        asked.retain(|asked| {
+            asked.path.contains("/blobs/") && asked.range.is_some() && !asked.is_greeting()
+        });
+        asked
+    }
+
+    /// Requests for the first byte of a blob: what a mount asks for before anybody reads.
+    pub fn greetings(&self) -> Vec<Asked> {
+        let mut asked = self.asked();
+        asked.retain(Asked::is_greeting);
         asked
     }
 

@@ -90,6 +90,9 @@ impl Served {
             Prefetch::None => None,
             Prefetch::Profile | Prefetch::All => read_profile(profile),
         };
+        if prefetch != Prefetch::None && profile.is_none() {
+            self.image.greet_registry(runtime);
+        }
         let rest = (prefetch == Prefetch::All).then(|| pace.clone());
         let ahead = (rest.is_some() || profile.is_some()).then(|| {
             self.image
