@@ -7,7 +7,8 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -19,7 +20,7 @@ const BLOB_REQUEST: &[u8] = b"/blobs/sha256:";
 /// What lies between a client and its registry.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
-    /// Each connection takes so long to come about, and each request to be answered.
+    /// Each connection takes so long to come about, and all that a client sends to have an effect.
     pub round_trip: Duration,
     /// Bytes a second from the registry, for each connection.
     pub per_connection: f64,
@@ -132,36 +133,49 @@ fn join(
     server.set_nodelay(true)?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let up = counts.clone();
-    // What follows an answer is a new request, and travels; so does the connection itself.
-    let is_answered = Arc::new(AtomicBool::new(true));
-    let answered = is_answered.clone();
+    let (travels, arrivals) = mpsc::sync_channel::<(Instant, Vec<u8>)>(64);
     thread::spawn(move || {
-        thread::sleep(link.round_trip);
-        copy(&mut from_client, &mut to_server, |sent| {
-            if is_answered.swap(false, Ordering::Relaxed) {
-                thread::sleep(link.round_trip);
+        // The connection itself travels first.
+        let open = Instant::now() + link.round_trip;
+        let mut buffer = vec![0; 128 << 10];
+        while let Ok(len @ 1..) = from_client.read(&mut buffer) {
+            let arrival = open.max(Instant::now()) + link.round_trip;
+            if travels.send((arrival, buffer[..len].to_vec())).is_err() {
+                break;
             }
+        }
+    });
+    thread::spawn(move || {
+        for (arrival, sent) in arrivals {
+            thread::sleep(arrival.saturating_duration_since(Instant::now()));
             let requests = sent
                 .windows(BLOB_REQUEST.len())
                 .filter(|window| *window == BLOB_REQUEST)
                 .count();
             up.blob_requests
                 .fetch_add(requests as u64, Ordering::Relaxed);
-        })
+            if to_server.write_all(&sent).is_err() {
+                break;
+            }
+        }
+        let _ = to_server.shutdown(Shutdown::Write);
     });
     let (mut from_server, mut to_client, down) = (server, client, counts.clone());
     let mut due = Instant::now();
     thread::spawn(move || {
-        copy(&mut from_server, &mut to_client, |received| {
-            down.bytes
-                .fetch_add(received.len() as u64, Ordering::Relaxed);
-            answered.store(true, Ordering::Relaxed);
+        let mut buffer = vec![0; 128 << 10];
+        while let Ok(len @ 1..) = from_server.read(&mut buffer) {
+            down.bytes.fetch_add(len as u64, Ordering::Relaxed);
             let mut line = line.lock().unwrap_or_else(PoisonError::into_inner);
-            let arrival = book(&mut line, received.len(), link.shared);
+            let arrival = book(&mut line, len, link.shared);
             drop(line);
-            let arrival = arrival.max(book(&mut due, received.len(), link.per_connection));
+            let arrival = arrival.max(book(&mut due, len, link.per_connection));
             thread::sleep(arrival.saturating_duration_since(Instant::now()));
-        })
+            if to_client.write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
+        let _ = to_client.shutdown(Shutdown::Write);
     });
     Ok(())
 }
@@ -171,15 +185,4 @@ fn join(
 fn book(free: &mut Instant, len: usize, bytes_per_second: f64) -> Instant {
     *free = (*free).max(Instant::now()) + Duration::from_secs_f64(len as f64 / bytes_per_second);
     *free
-}
-
-fn copy(from: &mut TcpStream, to: &mut TcpStream, mut count: impl FnMut(&[u8])) {
-    let mut buffer = vec![0; 128 << 10];
-    while let Ok(len @ 1..) = from.read(&mut buffer) {
-        count(&buffer[..len]);
-        if to.write_all(&buffer[..len]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
 }

@@ -5,7 +5,7 @@
 //! * The system's roots are read, and the clients built, for the first request: mounting an image needs none, and
 //!   there may be hundreds of files of them. What the user names is read at once.
 //! * HTTP/1.1 only: each range request has a connection of its own, so that one stalled or throttled transfer does
-//!   not hold up the others, as the streams of one HTTP/2 connection do.
+//!   not hold up the others, as the streams of one HTTP/2 connection do (measured: docs/design/0008).
 //! * Redirects are never followed here: the caller does, and decides who gets to see `Authorization`.
 //! * Loopback hosts are asked directly, whatever `HTTP_PROXY` says.
 
