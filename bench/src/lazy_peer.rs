@@ -39,6 +39,11 @@ pub struct LazyPeer {
 }
 
 impl LazyPeer {
+    /// All there are, by name, or why they cannot be had.
+    pub fn all(world: &World) -> [(&'static str, Result<Self>); 2] {
+        [("stargz", Self::stargz(world)), ("soci", Self::soci(world))]
+    }
+
     /// Builds the stargz-snapshotter. Its images are kept: they take minutes.
     pub fn stargz(world: &World) -> Result<Self> {
         let kept = format!("estargz-{}", peers::STARGZ_VERSION);

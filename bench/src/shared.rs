@@ -30,7 +30,7 @@ const ENGINES: [(&str, &str); 2] = [("clip, fuse", "fuse"), ("clip, erofs", "ero
 /// Runs the bench.
 pub fn run(world: &World) -> Result<Vec<Row>> {
     let containerd = Containerd::start(world.scratch.path())?;
-    let stargz = LazyPeer::stargz(world);
+    let peers = LazyPeer::all(world);
     let mut rows = Vec::new();
     for name in STARTS.into_iter().filter(|name| world.wants(name)) {
         let program = programs::called(name).context("it is one of the programs")?;
@@ -50,11 +50,12 @@ pub fn run(world: &World) -> Result<Vec<Row>> {
                     Row::new(BENCH, &case, system, "to containerd's", ratio, "x").at_most(1.0),
                 );
             }
-            let theirs = have(&stargz).and_then(|stargz| {
-                best(&case, "stargz", || lazily(world, stargz, program, &relay))
-            });
-            let theirs = theirs.map(|taken| describe(&case, "stargz", &taken).into());
-            rows.extend(or_missing(BENCH, &case, "stargz", theirs));
+            for (system, peer) in &peers {
+                let theirs = have(peer)
+                    .and_then(|peer| best(&case, system, || lazily(world, peer, program, &relay)));
+                let theirs = theirs.map(|taken| describe(&case, system, &taken).into());
+                rows.extend(or_missing(BENCH, &case, system, theirs));
+            }
         }
     }
     Ok(rows)
@@ -113,10 +114,10 @@ fn pulled(world: &World, program: &Program, relay: &Relay) -> Result<Taken> {
     })
 }
 
-fn lazily(world: &World, stargz: &LazyPeer, program: &Program, relay: &Relay) -> Result<Taken> {
-    stargz.push(world, program.image)?;
-    let node = stargz.node(world.scratch.path())?;
-    let reference = stargz.reference(relay, program.image);
+fn lazily(world: &World, peer: &LazyPeer, program: &Program, relay: &Relay) -> Result<Taken> {
+    peer.push(world, program.image)?;
+    let node = peer.node(world.scratch.path())?;
+    let reference = peer.reference(relay, program.image);
     Taken::by(relay, || {
         node.pull(&reference)?;
         at_once(|pod| node.containerd.run_image(pod, &reference, program.command))

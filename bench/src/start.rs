@@ -31,10 +31,7 @@ const OF_THE_LIMIT: f64 = 1.3;
 /// Runs the bench.
 pub fn run(world: &World) -> Result<Vec<Row>> {
     let containerd = Containerd::start(world.scratch.path())?;
-    let peers = [
-        ("stargz", LazyPeer::stargz(world)),
-        ("soci", LazyPeer::soci(world)),
-    ];
+    let peers = LazyPeer::all(world);
     let relays = LINES.map(|(name, link)| Ok((name, link, world.relay_over(link)?)));
     let relays: Vec<(&str, Link, Relay)> = relays.into_iter().collect::<Result<_>>()?;
     let mut rows = Vec::new();

@@ -45,6 +45,9 @@ fn what_one_start_reads_is_there_before_the_next_one_reads_it() {
     let target = scene.target("first");
     let data = [("clipImage", IMAGE)];
     scene.publish(&target, &data).unwrap();
+    scene.wait_until("the registry is greeted before anybody reads", || {
+        !scene.proxy.greetings().is_empty()
+    });
     assert_eq!(fs::read(target.join("srv/3")).unwrap(), part(3));
     scene.unpublish(&target).unwrap();
     scene.wait_until("the start is written down", || {
@@ -76,6 +79,7 @@ fn what_one_start_reads_is_there_before_the_next_one_reads_it() {
     let before = scene.proxy.ranges().len();
     assert_eq!(fs::read(target.join("srv/3")).unwrap(), part(3));
     assert!(scene.proxy.ranges().len() > before, "it was not there");
+    assert_eq!(scene.proxy.greetings(), []);
     scene.unpublish(&target).unwrap();
     scene.assert_nothing_left();
 }

@@ -18,11 +18,12 @@ use std::{
 };
 use tokio::{runtime::Handle, task::JoinSet};
 
-/// Of one image. More are never linked with one program; a made-up image shall not have us look for ever.
+/// Programs and libraries of one image that are looked at: more than any start has. A made-up image shall not have us look
+/// for ever.
 const FILES_MAX: usize = 4096;
 /// Libraries that one program names itself. Large ones name a hundred.
 const NAMES_MAX: usize = 512;
-/// Bytes of a name, or of a list of directories; the rest is cut off, and then found nowhere.
+/// Bytes of a name, or of a list of directories, that are looked at.
 const NAME_MAX: u64 = 1024;
 /// Reads that are remembered until it is known where programs lie: some milliseconds.
 const EARLY_MAX: usize = 64;
@@ -288,11 +289,10 @@ impl Files {
         Some(found)
     }
 
-    /// The string of `file` at `at`, without the zero that ends it.
+    /// The string of `file` at `at`, without the zero that ends it; of a long one its beginning.
     async fn string(&self, file: Nid, at: u64) -> Option<Vec<u8>> {
         let mut bytes = self.peek(file, at..at.saturating_add(NAME_MAX)).await?;
-        let end = bytes.iter().position(|&b| b == 0)?;
-        bytes.truncate(end);
+        bytes.truncate(bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len()));
         Some(bytes)
     }
 
