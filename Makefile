@@ -21,7 +21,7 @@ demo-stop: ## Stop what `make demo` started
 # processors, and says at the end what it did.
 test: setup lint ## Everything that must pass before a commit
 	@said=$$(mktemp); status=0; \
-	nice -n 19 $(MAKE) --no-print-directory fuzz oracle-share >"$$said" 2>&1 & \
+	nice -n 5 $(MAKE) --no-print-directory fuzz oracle-share >"$$said" 2>&1 & \
 	$(MAKE) --no-print-directory unit e2e || status=$$?; \
 	wait $$! || status=$$?; \
 	cat "$$said"; rm -f "$$said"; exit $$status
