@@ -17,11 +17,11 @@ demo-stop: ## Stop what `make demo` started
 	@e2e/cluster/down
 
 .PHONY: test
-# Most tests wait, for a cluster or for something to time out. What computes runs beside them, on what they leave of the
-# processors, and says at the end what it did.
-test: setup lint ## Everything that must pass before a commit
+# Most tests wait, for a cluster or for something to time out. The oracle, which computes, runs beside them and says at the
+# end what it did. Not so the fuzzers: they have some seconds, of which the compilers would leave them little.
+test: setup lint fuzz ## Everything that must pass before a commit
 	@said=$$(mktemp); status=0; \
-	nice -n 5 $(MAKE) --no-print-directory fuzz oracle-share >"$$said" 2>&1 & \
+	nice -n 10 $(MAKE) --no-print-directory oracle-share >"$$said" 2>&1 & \
 	$(MAKE) --no-print-directory unit e2e || status=$$?; \
 	wait $$! || status=$$?; \
 	cat "$$said"; rm -f "$$said"; exit $$status
