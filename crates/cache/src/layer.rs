@@ -16,7 +16,7 @@ use crate::{
     stats::{CacheStats, Counters},
 };
 use clip_archive::{Digest, SeekTable, Window};
-use clip_registry::BlobSource;
+use clip_registry::{BlobSource, FetchError};
 use std::{
     collections::HashMap,
     io,
@@ -309,9 +309,15 @@ impl LayerReader {
         (0..self.span_count()).all(|span| self.store.is_missing(span))
     }
 
-    /// Where the layer's blob comes from, and its digest there.
-    pub fn origin(&self) -> (&BlobSource, clip_registry::Digest) {
-        (&self.source, self.blob())
+    /// Asks for one byte of the layer's blob, see [`BlobSource::greet`], when read-ahead may ask for something.
+    ///
+    /// # Errors
+    /// As a read's; nothing is tried again.
+    pub async fn greet(&self) -> Result<(), FetchError> {
+        let _ticket = (self.admission)
+            .admit(&self.registry, Class::ReadAhead, 1)
+            .await;
+        self.source.greet(&self.blob()).await
     }
 
     /// Tells `watcher` which bytes are read, when some of them are touched first or waited for; the first watcher stays.

@@ -140,6 +140,25 @@ async fn a_program_that_is_read_here_and_there_is_fetched_around_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn however_many_greet_a_registry_that_hangs_it_is_asked_few_times() {
+    let scene = Scene::new(1 << 20);
+    scene.proxy.set_rules([Rule::blobs(Mood::Silent)]);
+    let greetings: Vec<_> = (0..100)
+        .map(|_| {
+            let layer = scene.layer();
+            tokio::spawn(async move { layer.greet().await })
+        })
+        .collect();
+    wait_until("a greeting", PATIENCE, || {
+        !scene.proxy.greetings().is_empty()
+    })
+    .unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(scene.proxy.greetings().len() <= 4, "as much as read-ahead");
+    greetings.iter().for_each(|greeting| greeting.abort());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_a_list_says_what_is_read_no_file_is_fetched_beside_it() {
     let scene = Scene::new(8 << 20);
     let layer = scene.layer();

@@ -6,8 +6,9 @@ use tokio::{runtime::Handle, time::timeout};
 
 /// So many connections a start makes use of before long.
 const LAYERS_MAX: usize = 4;
-/// A registry that takes longer is none to wait for.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A registry that takes longer is none to wait for. While others are greeted, it may be as long until it is this one's
+/// turn; then somebody has read already.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl OpenedImage {
     /// Asks, in the background, for one byte of each layer of which nothing is here yet, of the largest if there are many.
@@ -20,11 +21,10 @@ impl OpenedImage {
         for layer in layers.into_iter().take(LAYERS_MAX) {
             let layer = layer.clone();
             runtime.spawn(async move {
-                let (source, blob) = layer.origin();
-                match timeout(PATIENCE, source.greet(&blob)).await {
-                    Ok(Ok(())) => tracing::debug!(%source, %blob, "greeted"),
+                match timeout(PATIENCE, layer.greet()).await {
+                    Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%error, "cannot greet the registry"),
-                    Err(_) => tracing::debug!(%source, "the registry does not greet back"),
+                    Err(_) => tracing::debug!(?layer, "the registry does not greet back"),
                 }
             });
         }
