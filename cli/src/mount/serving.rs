@@ -122,7 +122,7 @@ impl Serving<'_> {
         } = mounted;
         let rest = self.args.completion();
         if profile.is_none() {
-            opened.image.greet_registry(opened.runtime.handle());
+            opened.image.prepare_first_start(opened.runtime.handle());
         }
         let ahead = (profile.is_some() || rest.is_some()).then(|| {
             let (profile, handle) = (profile.unwrap_or_default(), opened.runtime.handle());

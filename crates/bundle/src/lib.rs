@@ -16,6 +16,7 @@ mod spec;
 mod users;
 
 pub use oci_spec::runtime::Spec;
+pub use process::Command;
 pub use spec::{MountPoint, mount_points, runtime_spec};
 pub use users::UserFiles;
 

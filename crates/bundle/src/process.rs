@@ -1,12 +1,44 @@
 //! What the container runs: arguments, environment, directory.
 
-use crate::{BundleError, Wishes};
+use crate::{BundleError, Wishes, spec};
 use oci_spec::image::Config;
 
 /// Where programs are looked for unless the image says so (Docker's, containerd's and Podman's default).
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Says little, but every terminal can it.
 const TERM: &str = "TERM=xterm";
+
+/// What an image runs unless it is told otherwise, for who wants to know beforehand which of its files that reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// The entrypoint with the arguments behind it.
+    pub words: Vec<String>,
+    /// The directories of its `PATH`, then the one that it works in.
+    pub dirs: Vec<String>,
+}
+
+impl Command {
+    /// Of an image with this configuration.
+    ///
+    /// # Errors
+    /// When there is none, or it names nothing to run.
+    pub fn of(config: &[u8]) -> Result<Self, BundleError> {
+        let config = spec::parse(config)?.config().clone().unwrap_or_default();
+        let wishes = Wishes::default();
+        let environment = environment(&config, &wishes, None);
+        let path = environment.iter().find_map(|all| all.strip_prefix("PATH="));
+        let mut dirs: Vec<_> = path
+            .iter()
+            .flat_map(|path| path.split(':'))
+            .map(str::to_owned)
+            .collect();
+        dirs.push(directory(&config, &wishes));
+        Ok(Self {
+            words: arguments(&config, &wishes)?,
+            dirs,
+        })
+    }
+}
 
 /// The entrypoint with the arguments behind it.
 pub(crate) fn arguments(image: &Config, wishes: &Wishes) -> Result<Vec<String>, BundleError> {
@@ -135,6 +167,34 @@ mod tests {
         );
         let bare = environment(&Config::default(), &Wishes::default(), None);
         assert_eq!(bare, [PATH, "HOME=/"]);
+    }
+
+    #[test]
+    fn an_images_command_is_found_by_its_path_and_where_it_works() {
+        let image = |config| {
+            let all = serde_json::json!({"architecture": "amd64", "os": "linux", "config": config,
+                "rootfs": {"type": "layers", "diff_ids": []}});
+            Command::of(all.to_string().as_bytes())
+        };
+        let command = image(
+            serde_json::json!({"Entrypoint": ["entry"], "Cmd": ["node", "app.js"],
+            "Env": ["PATH=/bin", "PATH=/opt/bin:/usr/bin"], "WorkingDir": "/srv"}),
+        );
+        assert_eq!(
+            command.unwrap(),
+            Command {
+                words: words(&["entry", "node", "app.js"]),
+                dirs: words(&["/opt/bin", "/usr/bin", "/srv"]),
+            }
+        );
+        let usual = image(serde_json::json!({"Cmd": ["sh"]})).unwrap();
+        assert_eq!(
+            usual.dirs.join(":"),
+            format!("{}:/", &PATH["PATH=".len()..])
+        );
+        image(serde_json::json!({})).unwrap_err();
+        Command::of(b"").unwrap_err();
+        Command::of(b"{}").unwrap_err();
     }
 
     #[test]

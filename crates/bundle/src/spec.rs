@@ -17,9 +17,6 @@ const HOSTNAME_MAX: usize = 63;
 
 /// The `config.json` of a container of `image` whose root is the directory `rootfs` beside it.
 pub fn runtime_spec(image: &Image<'_>, wishes: &Wishes) -> Result<Spec, BundleError> {
-    if image.config.is_empty() {
-        return Err(BundleError::NoConfiguration);
-    }
     let configuration = parse(image.config)?;
     let config = configuration.config().clone().unwrap_or_default();
     let wanted = wishes.user.as_deref().or(config.user().as_deref());
@@ -59,7 +56,10 @@ pub fn runtime_spec(image: &Image<'_>, wishes: &Wishes) -> Result<Spec, BundleEr
     Ok(spec)
 }
 
-fn parse(config: &[u8]) -> Result<ImageConfiguration, BundleError> {
+pub(crate) fn parse(config: &[u8]) -> Result<ImageConfiguration, BundleError> {
+    if config.is_empty() {
+        return Err(BundleError::NoConfiguration);
+    }
     // The empty descriptor's `{}` (image-spec, artifacts), and what ORAS and ModelPack put there, have no root.
     let value: serde_json::Value =
         serde_json::from_slice(config).map_err(BundleError::Configuration)?;

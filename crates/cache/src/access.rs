@@ -117,6 +117,14 @@ impl Access {
         let _ = self.files.set(Mutex::new(files));
     }
 
+    /// Of the file that begins where `used` does, nobody will read more. Says nothing of files that are not known yet.
+    pub fn shorten(&self, used: &Range<u64>, spans: Range<usize>) {
+        if let Some(files) = self.files.get() {
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.shorten(used, spans);
+        }
+    }
+
     /// A read of `bytes` touches something first. Where a list says what comes next nobody is told.
     pub fn tell_watcher(&self, bytes: &Range<u64>) {
         if let Some(watcher) = self.watcher.get()
@@ -137,6 +145,11 @@ impl Access {
         for flags in &self.flags[spans] {
             flags.fetch_or(FORESEEN, Ordering::Relaxed);
         }
+    }
+
+    /// Whether `span` was fetched ahead, or is being, and nobody has read it yet.
+    pub fn is_ahead(&self, span: usize) -> bool {
+        self.flags[span].load(Ordering::Relaxed) & AHEAD != 0
     }
 
     /// `span` is being fetched ahead.

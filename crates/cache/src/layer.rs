@@ -326,12 +326,22 @@ impl LayerReader {
         self.access.watch(watcher);
     }
 
-    /// Fetches a file with this `content` ahead if it is short, as if its beginning were read.
-    pub fn bring(&self, content: Range<u64>) {
-        let spans = self
-            .store
-            .spans_of(content.start, (content.end - content.start) as usize);
-        if spans.clone().map(|span| self.span_bytes(span)).sum::<u64>() <= WHOLE_MAX {
+    /// Compressed bytes that must be fetched for these `bytes`, which lie in the layer, and are not being fetched ahead.
+    pub fn missing_bytes(&self, bytes: &Range<u64>) -> u64 {
+        let len = bytes.end - bytes.start;
+        let spans = self.store.spans_of(bytes.start, len as usize);
+        let missing =
+            spans.filter(|&span| !self.access.is_ahead(span) && self.store.is_missing(span));
+        missing.map(|span| self.span_bytes(span)).sum()
+    }
+
+    /// Fetches this `content` ahead if it is no more than a short file, as if the beginning of such a file were read, and if
+    /// `may_fetch` so many compressed bytes.
+    pub fn bring(&self, content: Range<u64>, may_fetch: impl FnOnce(u64) -> bool) {
+        let len = content.end - content.start;
+        let spans = self.store.spans_of(content.start, len as usize);
+        let all: u64 = spans.clone().map(|span| self.span_bytes(span)).sum();
+        if all <= WHOLE_MAX && may_fetch(self.missing_bytes(&content)) {
             drop(self.join(spans, Class::ReadAhead));
         }
     }
@@ -361,6 +371,14 @@ impl LayerReader {
         let is_here = |content: &Range<u64>| !content.is_empty() && content.end <= self.size();
         let contents = contents.into_iter().filter(is_here);
         self.access.know(LongFiles::new(contents, spans_of));
+    }
+
+    /// Of the file that begins where `used` does, nothing more is wanted by who runs it: nothing behind is fetched ahead.
+    /// Must lie inside the layer. Says nothing of files that are not known yet.
+    pub fn shorten_file(&self, used: &Range<u64>) {
+        let len = used.end - used.start;
+        let spans = self.store.spans_of(used.start, len as usize);
+        self.access.shorten(used, spans);
     }
 }
 

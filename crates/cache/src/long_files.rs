@@ -94,6 +94,16 @@ impl LongFiles {
         }
     }
 
+    /// Nobody will read the file that begins where `used` does behind its end, which lies in `spans`.
+    pub fn shorten(&mut self, used: &Range<u64>, spans: Range<usize>) {
+        let at = (self.files).binary_search_by_key(&used.start, |file| file.content.start);
+        if let Ok(at) = at {
+            let file = &mut self.files[at];
+            file.content.end = file.content.end.min(used.end);
+            file.spans.end = file.spans.end.min(spans.end as u32);
+        }
+    }
+
     /// `bytes` of the layer, which lie in `spans`, are being read, some of these for the first time or from the registry:
     /// what to fetch ahead.
     pub fn step(
@@ -317,6 +327,18 @@ mod tests {
         }
         assert_eq!(ahead, [58, 59, 61, 62]);
         assert_eq!(scene.read(61 * SPAN), [63, 64, 65]);
+    }
+
+    #[test]
+    fn nothing_leads_to_where_nobody_reads() {
+        let mut scene = Scene::new(&[0..10 * SPAN, 10 * SPAN..110 * SPAN]);
+        let used = 10 * SPAN..50 * SPAN + BLOCK;
+        scene.files.shorten(&used, spans_of(&used));
+        // Of no file that is known.
+        scene.files.shorten(&(7..8), 0..1);
+        scene.read(20 * SPAN);
+        assert_eq!(scene.read(50 * SPAN), [46, 47, 48, 49]);
+        assert_eq!(scene.read(60 * SPAN), NOTHING);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 mod complete;
 mod fetch_ahead;
-mod greeting;
+mod first_start;
 mod image_file;
 mod index_image;
 mod layer_content;

@@ -1,7 +1,7 @@
 //! Where the content of an image's files lies in its layers.
 
 use crate::{
-    libraries::{Candidate, Libraries},
+    foresight::{Candidate, Foresight},
     mapped::Mapped,
 };
 use clip_archive::erofs::{Extent, FileType, Image, Nid, Place, ReadError};
@@ -17,10 +17,10 @@ struct Contents {
     programs: Vec<Candidate>,
 }
 
-/// Tells each of `layers` where the files of `tree` lie in it, and `libraries` which of them may be programs, whose
-/// libraries are fetched on `runtime`. Looks at the whole tree: some milliseconds for 100,000 files. Of a damaged tree
+/// Tells each of `layers` where the files of `tree` lie in it, and `foresight` which of them may name others, to be
+/// fetched on `runtime`. Looks at the whole tree: some milliseconds for 100,000 files. Of a damaged tree
 /// nothing is told; who reads it is.
-pub fn tell(tree: &Image<Mapped>, layers: &[LayerReader], libraries: &Libraries, runtime: Handle) {
+pub fn tell(tree: &Image<Mapped>, layers: &[LayerReader], foresight: &Foresight, runtime: Handle) {
     match by_layer(tree, layers.len()) {
         Ok(contents) => {
             let mut candidates = Vec::new();
@@ -28,7 +28,7 @@ pub fn tell(tree: &Image<Mapped>, layers: &[LayerReader], libraries: &Libraries,
                 layer.know_files(contents.files);
                 candidates.push(contents.programs);
             }
-            libraries.know(candidates, runtime);
+            foresight.know(candidates, runtime);
         }
         Err(error) => tracing::debug!(%error, "cannot tell where files lie"),
     }

@@ -3,7 +3,7 @@
 use crate::{
     contents,
     failed_reads::FailedReads,
-    libraries::Libraries,
+    foresight::Foresight,
     mapped::Mapped,
     resolve::{Resolved, resolve},
 };
@@ -34,7 +34,7 @@ pub struct ImageFs {
     read_timeout: Duration,
     failed_reads: FailedReads,
     contents_told: Once,
-    libraries: Arc<Libraries>,
+    foresight: Arc<Foresight>,
 }
 
 /// Why an operation failed.
@@ -66,7 +66,7 @@ impl ImageFs {
         Self {
             failed_reads: FailedReads::new(layers.len()),
             contents_told: Once::new(),
-            libraries: Libraries::watch(tree.clone(), &layers),
+            foresight: Foresight::watch(tree.clone(), &layers),
             tree,
             layers,
             info,
@@ -124,7 +124,7 @@ impl ImageFs {
     /// Up to `len` bytes of file `nid` from `offset` on; fewer at the file's end. Waits at most the
     /// read timeout for what must be fetched.
     pub async fn read(&self, nid: Nid, offset: u64, len: usize) -> Result<Vec<u8>, ImageFsError> {
-        self.tell_contents();
+        self.tell_contents(&Handle::current());
         let deadline = self.deadline();
         let mut out = Vec::with_capacity(len);
         for extent in self
@@ -167,7 +167,7 @@ impl ImageFs {
         offset: u64,
         len: usize,
     ) -> Result<Vec<u8>, ImageFsError> {
-        self.tell_contents();
+        self.tell_contents(&Handle::current());
         let layer = self.layer(index)?;
         let mut out = vec![0; clamp(layer.size(), offset, len)];
         layer.read(offset, &mut out, self.deadline()).await?;
@@ -178,6 +178,17 @@ impl ImageFs {
     /// the end is followed, too.
     pub fn resolve(&self, path: &[u8], follow_last: bool) -> Result<Resolved, TreeError> {
         resolve(&self.tree, path, follow_last)
+    }
+
+    /// Somebody is about to run the command of these `words`, which are looked for in the directories of `path`. Unless they
+    /// are here, fetches on `runtime` what that reads before it does anything: programs, the libraries that they are linked
+    /// with, scripts and what runs them.
+    pub fn expect(&self, words: &[u8], path: Vec<Vec<u8>>, runtime: &Handle) {
+        let missing = self.foresight.missing_of(words, path);
+        if !missing.is_empty() {
+            self.tell_contents(runtime);
+            self.foresight.expect(missing, runtime);
+        }
     }
 
     /// The layer that has the byte of file `nid` at `offset`.
@@ -241,13 +252,13 @@ impl ImageFs {
 
     /// Tells the layers where their files lie: once somebody waits for content, so that an image of which everything is
     /// here costs nothing, and beside that reader.
-    fn tell_contents(&self) {
+    fn tell_contents(&self, runtime: &Handle) {
         self.contents_told.call_once(|| {
             let (tree, layers) = (self.tree.clone(), self.layers.clone());
-            let (libraries, runtime) = (Arc::downgrade(&self.libraries), Handle::current());
-            tokio::task::spawn_blocking(move || {
-                if let Some(libraries) = libraries.upgrade() {
-                    contents::tell(&tree, &layers, &libraries, runtime);
+            let (foresight, runtime) = (Arc::downgrade(&self.foresight), runtime.clone());
+            runtime.clone().spawn_blocking(move || {
+                if let Some(foresight) = foresight.upgrade() {
+                    contents::tell(&tree, &layers, &foresight, runtime);
                 }
             });
         });

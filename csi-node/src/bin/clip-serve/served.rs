@@ -91,7 +91,7 @@ impl Served {
             Prefetch::Profile | Prefetch::All => read_profile(profile),
         };
         if prefetch != Prefetch::None && profile.is_none() {
-            self.image.greet_registry(runtime);
+            self.image.prepare_first_start(runtime);
         }
         let rest = (prefetch == Prefetch::All).then(|| pace.clone());
         let ahead = (rest.is_some() || profile.is_some()).then(|| {
