@@ -137,6 +137,7 @@ impl Foresight {
             let named = |file: Candidate| Named {
                 nid: file.nid,
                 dir: files.path_of_dir(file.dir).unwrap_or_default(),
+                is_run: false,
             };
             read.into_iter().map(named).collect()
         });

@@ -61,6 +61,8 @@ pub struct NamedFiles {
 pub struct Named {
     pub nid: Nid,
     pub dir: Vec<u8>,
+    /// Whether it is certain to be run, not only read.
+    pub is_run: bool,
 }
 
 impl NamedFiles {
@@ -89,7 +91,9 @@ impl NamedFiles {
     /// else of it is read before long is fetched ahead. None if it is no such file, or could not be read.
     pub async fn named_by(&self, file: &Named) -> Option<Vec<Named>> {
         let head = self.peek(file.nid, 0..elf::HEAD).await?;
-        if let Some(rest) = head.strip_prefix(SCRIPT) {
+        if file.is_run
+            && let Some(rest) = head.strip_prefix(SCRIPT)
+        {
             let line = rest.split(|&b| b == b'\n').next()?;
             return Some(self.named(line));
         }
@@ -169,8 +173,8 @@ impl NamedFiles {
         Some(dependencies.filter_map(find).collect())
     }
 
-    /// The files that the words of `line` name, by path or in one of the directories where they are looked for. Options
-    /// name none.
+    /// The files that will be run when `line` is: its words name them, by path or in one of the directories where they are
+    /// looked for. Options name none.
     pub fn named(&self, line: &[u8]) -> Vec<Named> {
         let words = line.split(u8::is_ascii_whitespace);
         let words = words.filter(|word| !word.is_empty() && !word.starts_with(b"-"));
@@ -179,7 +183,12 @@ impl NamedFiles {
             true => self.find(word),
             false => self.find_in(word, dirs),
         };
-        words.take(NAMES_MAX).filter_map(find).collect()
+        let run = words.take(NAMES_MAX).filter_map(find);
+        run.map(|file| Named {
+            is_run: true,
+            ..file
+        })
+        .collect()
     }
 
     fn find_in(&self, name: &[u8], dirs: &[Vec<u8>]) -> Option<Named> {
@@ -196,6 +205,7 @@ impl NamedFiles {
         (inode.kind == FileType::Regular).then(|| Named {
             nid: inode.nid,
             dir: dir.to_vec(),
+            is_run: false,
         })
     }
 
