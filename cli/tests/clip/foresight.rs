@@ -262,3 +262,23 @@ fn a_made_up_command_does_not_have_its_image_downloaded() {
     let fetched = published.proxy.body_bytes() as usize / MIB;
     assert!((32..=70).contains(&fetched), "{fetched} MiB");
 }
+
+#[test]
+fn a_made_up_command_is_not_looked_up_for_ever() {
+    let mut words: Vec<_> = (0..400).map(|number| format!("nothing-{number}")).collect();
+    words.push("part".to_owned());
+    let dirs: Vec<_> = (0..200)
+        .map(|number| format!("/nowhere-{number}"))
+        .collect();
+    let layer = || Layer::new().file("part", "there");
+    let is_fetched = |words: &[String], dirs: &[String]| {
+        let scene = Scene::new();
+        let path = format!("PATH={}", dirs.join(":"));
+        let published = published_with(&scene, layer(), json!({ "Cmd": words, "Env": [path] }));
+        let _server = scene.mount(["image.clip", "mnt"]);
+        std::thread::sleep(Duration::from_secs(2));
+        !published.proxy.ranges().is_empty()
+    };
+    assert!(is_fetched(&words, &dirs[..10]));
+    assert!(!is_fetched(&words, &dirs));
+}

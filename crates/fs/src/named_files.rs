@@ -36,6 +36,11 @@ const DIRS: [&str; 9] = [
 const LOADER_CACHE: &[u8] = b"/etc/ld.so.cache";
 /// What is read before a program runs: the runtime looks up its user, the loader its libraries.
 const BEFORE_ALL: [&[u8]; 3] = [LOADER_CACHE, b"/etc/passwd", b"/etc/group"];
+/// Paths that are looked up for one mount, all in all. A start with hundreds of libraries or packages has some thousands; a
+/// made-up image shall not keep a processor busy.
+const LOOKUPS_MAX: u64 = 32 << 10;
+/// Longer paths are not looked up. The kernel allows four times as much.
+const PATH_MAX: usize = 1024;
 /// Of a program that is about to run so many bytes are fetched at once. Programs in Go and interpreters are not much longer.
 const MUCH: u64 = 8 << 20;
 /// In pieces of this many bytes, which are short files when compressed.
@@ -53,7 +58,9 @@ pub struct NamedFiles {
     /// Directories where the words of a command are looked for, once they are known.
     path: OnceLock<Vec<Vec<u8>>>,
     /// Compressed bytes that may still be fetched.
-    left: AtomicU64,
+    bytes_left: AtomicU64,
+    /// Paths that may still be looked up.
+    lookups_left: AtomicU64,
 }
 
 /// A file that was named, and the path of its directory.
@@ -72,7 +79,8 @@ impl NamedFiles {
             tree,
             layers,
             path: OnceLock::new(),
-            left: AtomicU64::new(BYTES_MAX),
+            bytes_left: AtomicU64::new(BYTES_MAX),
+            lookups_left: AtomicU64::new(LOOKUPS_MAX),
         }
     }
 
@@ -197,6 +205,9 @@ impl NamedFiles {
     }
 
     fn find(&self, path: &[u8]) -> Option<Named> {
+        if path.len() > PATH_MAX || !spend(&self.lookups_left, 1) {
+            return None;
+        }
         let Ok(Resolved::Found(inode)) = resolve(&self.tree, path, true) else {
             return None;
         };
@@ -237,7 +248,7 @@ impl NamedFiles {
     /// Fetches these bytes of `file`, as far as it has them, unless they are more than a short file.
     fn bring(&self, file: Nid, bytes: Range<u64>) {
         for (layer, bytes) in self.places(file, bytes) {
-            layer.bring(bytes, |missing| self.may_fetch(missing));
+            layer.bring(bytes, |missing| spend(&self.bytes_left, missing));
         }
     }
 
@@ -247,19 +258,13 @@ impl NamedFiles {
         for (layer, bytes) in self.places(file, bytes) {
             let at = found.len();
             found.resize(at + (bytes.end - bytes.start) as usize, 0);
-            let is_here = self.may_fetch(layer.missing_bytes(&bytes))
+            let is_here = spend(&self.bytes_left, layer.missing_bytes(&bytes))
                 && layer.peek(bytes.start, &mut found[at..]).await.ok()?;
             if !is_here {
                 return None;
             }
         }
         Some(found)
-    }
-
-    /// Whether so many compressed bytes may still be fetched; they then count.
-    fn may_fetch(&self, missing: u64) -> bool {
-        let spend = |left: u64| left.checked_sub(missing);
-        self.left.fetch_update(Relaxed, Relaxed, spend).is_ok()
     }
 
     /// The string of `file` at `at`, without the zero that ends it; of a long one its beginning.
@@ -300,6 +305,12 @@ impl NamedFiles {
         let absolute = names.iter().rev().flat_map(|name| [b"/", *name]);
         Some(absolute.collect::<Vec<_>>().concat())
     }
+}
+
+/// Takes `amount` of what is `left`, if there is so much.
+fn spend(left: &AtomicU64, amount: u64) -> bool {
+    let rest = |left: u64| left.checked_sub(amount);
+    left.fetch_update(Relaxed, Relaxed, rest).is_ok()
 }
 
 /// `path` with `dir` in the place of `$ORIGIN`.
