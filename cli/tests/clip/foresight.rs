@@ -158,16 +158,20 @@ fn libraries_are_found_beside_the_program_as_it_says_and_so_are_theirs() {
         ("opt/lib/libother.so", other),
     ];
     let files = files.map(|(path, content)| (path.to_owned(), content));
-    let published = published(
-        &scene,
-        spread(&files).link("usr/bin/program", "/opt/bin/program"),
-    );
-    let server = scene.mount(["--read-timeout", "2", "image.clip", "mnt"]);
-    read_head(&server.path().join("opt/bin/program"));
-    wait_for_quiet(&published);
-    published.proxy.set(Mood::HangUp);
-    assert_there(server.path(), &files[..3]);
-    assert_not_there(server.path(), &[&files[3].0]);
+    // Read, or run by way of a link, beside which nothing lies.
+    for command in [json!([]), json!(["program"])] {
+        let scene = Scene::new();
+        let layer = spread(&files).link("usr/bin/program", "/opt/bin/program");
+        let published = published_with(&scene, layer, json!({ "Cmd": command }));
+        let server = scene.mount(["--read-timeout", "2", "image.clip", "mnt"]);
+        if command == json!([]) {
+            read_head(&server.path().join("opt/bin/program"));
+        }
+        wait_for_quiet(&published);
+        published.proxy.set(Mood::HangUp);
+        assert_there(server.path(), &files[..3]);
+        assert_not_there(server.path(), &[&files[3].0]);
+    }
 }
 
 /// docs/semantics.md: "What a container runs first is on its way before the container is".

@@ -25,8 +25,10 @@ impl Command {
     pub fn of(config: &[u8]) -> Result<Self, BundleError> {
         let config = spec::parse(config)?.config().clone().unwrap_or_default();
         let wishes = Wishes::default();
-        let environment = environment(&config, &wishes, None);
-        let path = environment.iter().find_map(|all| all.strip_prefix("PATH="));
+        // The last one counts, see `environment`, which takes its time for a long list.
+        let mut set = config.env().iter().flatten().rev();
+        let path = set.find_map(|variable| variable.strip_prefix("PATH="));
+        let path = path.or_else(|| PATH.strip_prefix("PATH="));
         let mut dirs: Vec<_> = path
             .iter()
             .flat_map(|path| path.split(':'))

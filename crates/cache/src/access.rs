@@ -147,11 +147,6 @@ impl Access {
         }
     }
 
-    /// Whether `span` was fetched ahead, or is being, and nobody has read it yet.
-    pub fn is_ahead(&self, span: usize) -> bool {
-        self.flags[span].load(Ordering::Relaxed) & AHEAD != 0
-    }
-
     /// `span` is being fetched ahead.
     pub fn fetched_ahead(&self, span: usize) {
         self.flags[span].fetch_or(AHEAD, Ordering::Relaxed);

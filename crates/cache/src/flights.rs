@@ -155,6 +155,14 @@ impl LayerReader {
     }
 }
 
+impl LayerReader {
+    /// Whether somebody fetches `span`.
+    pub(crate) fn is_under_way(&self, span: usize) -> bool {
+        let bookings = self.store.flights.lock();
+        bookings.contains_key(&(self.source_id, span))
+    }
+}
+
 impl Flights {
     fn lock(&self) -> MutexGuard<'_, HashMap<(u64, usize), Booking>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -326,12 +326,11 @@ impl LayerReader {
         self.access.watch(watcher);
     }
 
-    /// Compressed bytes that must be fetched for these `bytes`, which lie in the layer, and are not being fetched ahead.
+    /// Compressed bytes that must be fetched for these `bytes`, which lie in the layer, and are not on their way.
     pub fn missing_bytes(&self, bytes: &Range<u64>) -> u64 {
         let len = bytes.end - bytes.start;
         let spans = self.store.spans_of(bytes.start, len as usize);
-        let missing =
-            spans.filter(|&span| !self.access.is_ahead(span) && self.store.is_missing(span));
+        let missing = spans.filter(|&span| self.store.is_missing(span) && !self.is_under_way(span));
         missing.map(|span| self.span_bytes(span)).sum()
     }
 

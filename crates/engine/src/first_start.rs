@@ -13,15 +13,22 @@ const LAYERS_MAX: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl OpenedImage {
-    /// Makes use, in the background, of the time until a container of this image runs. Does nothing where something of each
-    /// layer is here already: the image was started before. Nobody is told when something fails: whoever reads will be.
+    /// Makes use, in the background, of the time until a container of this image runs. Nobody is told when something fails:
+    /// whoever reads will be.
     pub fn prepare_first_start(&self, runtime: &Handle) {
         let layers = self.fs.layers().iter();
-        let untouched: Vec<_> = layers.filter(|layer| layer.is_untouched()).collect();
-        if untouched.is_empty() {
-            return;
-        }
-        greet_registry(untouched, runtime);
+        greet_registry(
+            layers.filter(|layer| layer.is_untouched()).collect(),
+            runtime,
+        );
+        let (image, runtime) = (self.clone(), runtime.clone());
+        runtime
+            .clone()
+            .spawn_blocking(move || image.expect_command(&runtime));
+    }
+
+    /// Fetches what the image's command begins with, unless it is here.
+    fn expect_command(&self, runtime: &Handle) {
         match Command::of(&self.config) {
             Ok(Command { words, dirs }) => {
                 let dirs = dirs.into_iter().map(String::into_bytes).collect();

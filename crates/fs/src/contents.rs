@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 struct Contents {
     /// The bytes that a file consists of, a range for each piece.
     files: Vec<Range<u64>>,
-    programs: Vec<Candidate>,
+    candidates: Vec<Candidate>,
 }
 
 /// Tells each of `layers` where the files of `tree` lie in it, and `foresight` which of them may name others, to be
@@ -26,7 +26,7 @@ pub fn tell(tree: &Image<Mapped>, layers: &[LayerReader], foresight: &Foresight,
             let mut candidates = Vec::new();
             for (layer, contents) in layers.iter().zip(contents) {
                 layer.know_files(contents.files);
-                candidates.push(contents.programs);
+                candidates.push(contents.candidates);
             }
             foresight.know(candidates, runtime);
         }
@@ -66,7 +66,7 @@ fn add(
             contents.files.push(offset..offset + len);
             if piece == 0 {
                 contents
-                    .programs
+                    .candidates
                     .extend(Candidate::new(tree, name, file, offset));
             }
         }

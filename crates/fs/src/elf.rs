@@ -50,8 +50,10 @@ pub struct Head {
     /// Bytes of the file that running it begins with: the first instruction, and what is written to, which the loader
     /// relocates.
     pub begins_with: Vec<Range<u64>>,
-    /// Bytes of the file that can be read by page fault. What lies behind is for debuggers.
+    /// Bytes of the file that can be read by page fault. What lies behind, up to the table of sections, is for debuggers.
     pub mapped: Range<u64>,
+    /// Where the table of sections ends, which is the last of a file to which nothing was appended.
+    pub sections_end: u64,
     /// Addresses in memory, and where the bytes of the first one lie in the file.
     loaded: Vec<(Range<u64>, u64)>,
 }
@@ -59,7 +61,7 @@ pub struct Head {
 /// What a dynamic section names. Strings by where in the file they begin; each is ended by a zero.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Dynamic {
-    /// Foresight.
+    /// Libraries.
     pub needed: Vec<u64>,
     /// Directories to look for them in, with colons between.
     pub run_paths: Vec<u64>,
@@ -98,6 +100,9 @@ impl Head {
                 .filter_map(in_file)
                 .map(|bytes| bytes.end)
                 .max()?,
+            sections_end: header.e_shoff(endian).saturating_add(
+                u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian)),
+            ),
             loaded: loaded.collect(),
         };
         parsed
@@ -238,6 +243,7 @@ mod tests {
         assert!(text.contains(&first.start), "{head:x?}");
         let data = section(".data");
         assert!(written.contains(&data.start) && data.end <= written.end);
+        assert_eq!(head.sections_end, program.len() as u64);
         assert!(head.mapped.end >= data.end && head.mapped.end <= section(".shstrtab").start);
     }
 

@@ -24,6 +24,8 @@ use tokio::{runtime::Handle, task::JoinSet};
 const FILES_MAX: usize = 4096;
 /// Reads that are remembered until it is known where such files lie: some milliseconds.
 const EARLY_MAX: usize = 64;
+/// Files that begin in one block. A tar has no more.
+const AT_ONCE_MAX: usize = 4;
 /// Who reads a file from its beginning may do so with the block around it.
 const BLOCK: u64 = 4096;
 
@@ -36,6 +38,9 @@ pub struct Candidate {
     dir: Nid,
 }
 
+/// Files that were or are looked at.
+type Followed = Mutex<HashSet<Nid>>;
+
 /// See the module. Dropped, it fetches nothing more.
 #[derive(Debug)]
 pub struct Foresight {
@@ -44,7 +49,7 @@ pub struct Foresight {
     candidates: OnceLock<Candidates>,
     /// What was read before that.
     early: Mutex<Vec<(usize, Range<u64>)>>,
-    followed: Arc<Mutex<HashSet<Nid>>>,
+    followed: Arc<Followed>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -97,6 +102,8 @@ impl Foresight {
     pub fn know(&self, mut by_layer: Vec<Vec<Candidate>>, runtime: Handle) {
         for candidates in &mut by_layer {
             candidates.sort_unstable();
+            // Hard links.
+            candidates.dedup_by_key(|file| file.nid);
             candidates.shrink_to_fit();
         }
         let early = {
@@ -125,15 +132,13 @@ impl Foresight {
                 candidates
             }
         };
-        let mut read = candidates.at(layer, bytes).to_vec();
-        {
-            let followed = lock(&self.followed);
-            read.retain(|file| !followed.contains(&file.nid));
-        }
+        let begins = |file: &&Candidate| begin(&self.followed, file.nid);
+        let read = candidates.at(layer, bytes).iter();
+        let read: Vec<_> = read.take(AT_ONCE_MAX).filter(begins).copied().collect();
         if read.is_empty() {
             return;
         }
-        self.follow(&candidates.runtime, move |files| {
+        self.follow(&candidates.runtime, move |files, _| {
             let named = |file: Candidate| Named {
                 nid: file.nid,
                 dir: files.path_of_dir(file.dir).unwrap_or_default(),
@@ -153,29 +158,30 @@ impl Foresight {
     }
 
     /// A command is about to run that names these files. Fetches on `runtime` what it begins with.
-    pub fn expect(&self, named: Vec<Named>, runtime: &Handle) {
-        self.follow(runtime, move |files| {
+    pub fn expect(&self, mut named: Vec<Named>, runtime: &Handle) {
+        self.follow(runtime, move |files, followed| {
             files.bring_before_all();
             for file in &named {
                 files.bring_much(file.nid);
             }
+            named.retain(|file| begin(followed, file.nid));
             named
         });
     }
 
-    /// Fetches on `runtime` the files that are `first`, those that they name, and so on.
+    /// Fetches on `runtime` the files that are `first`, which begin to be followed, those that they name, and so on.
     fn follow(
         &self,
         runtime: &Handle,
-        first: impl FnOnce(&NamedFiles) -> Vec<Named> + Send + 'static,
+        first: impl FnOnce(&NamedFiles, &Followed) -> Vec<Named> + Send + 'static,
     ) {
         let (files, followed) = (self.files.clone(), self.followed.clone());
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(
             async move {
-                let first = first(&files);
-                follow(files, followed, first).await;
+                let first = first(&files, &followed);
+                follow(files, &followed, first).await;
             },
             runtime,
         );
@@ -195,26 +201,25 @@ impl Candidates {
 }
 
 /// Fetches the files that were `found`, those that they name, and so on.
-async fn follow(files: Arc<NamedFiles>, followed: Arc<Mutex<HashSet<Nid>>>, mut found: Vec<Named>) {
+async fn follow(files: Arc<NamedFiles>, followed: &Followed, mut found: Vec<Named>) {
     let mut under_way = JoinSet::new();
     loop {
         for named in found {
-            if begin(&followed, named.nid) {
-                // Here, so that they come in the order in which they are loaded.
-                files.bring_whole(named.nid);
-                let files = files.clone();
-                under_way.spawn(async move { files.named_by(&named).await });
-            }
+            // Here, so that they come in the order in which they are loaded.
+            files.bring_whole(named.nid);
+            let files = files.clone();
+            under_way.spawn(async move { files.named_by(&named).await });
         }
         found = match under_way.join_next().await {
             Some(next) => next.ok().flatten().unwrap_or_default(),
             None => return,
         };
+        found.retain(|named| begin(followed, named.nid));
     }
 }
 
 /// Whether `nid` was not followed before, and shall be.
-fn begin(followed: &Mutex<HashSet<Nid>>, nid: Nid) -> bool {
+fn begin(followed: &Followed, nid: Nid) -> bool {
     let mut followed = lock(followed);
     followed.len() < FILES_MAX && followed.insert(nid)
 }

@@ -4,7 +4,7 @@ use crate::{
     elf,
     mapped::Mapped,
     package::{self, Package},
-    resolve::{Resolved, resolve},
+    resolve::{Resolved, walk},
 };
 use clip_archive::erofs::{Extent, FileType, Image, Nid, Place};
 use clip_cache::LayerReader;
@@ -38,7 +38,13 @@ const LOADER_CACHE: &[u8] = b"/etc/ld.so.cache";
 const BEFORE_ALL: [&[u8]; 3] = [LOADER_CACHE, b"/etc/passwd", b"/etc/group"];
 /// Paths that are looked up for one mount, all in all. A start with hundreds of libraries or packages has some thousands; a
 /// made-up image shall not keep a processor busy.
-const LOOKUPS_MAX: u64 = 32 << 10;
+const LOOKUPS_MAX: u64 = 8 << 10;
+/// Directories that are looked in for one name: ten times what is usual.
+const DIRS_MAX: usize = 64;
+/// Pieces of a file that is looked at. Files have one; only made-up archives cut them up.
+const PIECES_MAX: usize = 16;
+/// Entries of a directory that are looked at to find another's name.
+const SIBLINGS_MAX: usize = 64 << 10;
 /// Longer paths are not looked up. The kernel allows four times as much.
 const PATH_MAX: usize = 1024;
 /// Of a program that is about to run so many bytes are fetched at once. Programs in Go and interpreters are not much longer.
@@ -90,7 +96,8 @@ impl NamedFiles {
     }
 
     /// Looks for the words of commands in these directories from now on. The first ones stay.
-    pub fn look_in(&self, path: Vec<Vec<u8>>) {
+    pub fn look_in(&self, mut path: Vec<Vec<u8>>) {
+        path.truncate(DIRS_MAX);
         // The same each time.
         let _ = self.path.set(path);
     }
@@ -113,8 +120,10 @@ impl NamedFiles {
 
     /// The interpreter of `program`, which has this `head`, and its libraries. Tables that the loader reads are fetched ahead.
     async fn named_by_program(&self, program: &Named, head: elf::Head) -> Option<Vec<Named>> {
-        for (layer, used) in self.places(program.nid, head.mapped.clone()) {
-            layer.shorten_file(&used);
+        if head.sections_end >= self.tree.inode(program.nid).ok()?.size {
+            for (layer, used) in self.places(program.nid, head.mapped.clone()) {
+                layer.shorten_file(&used);
+            }
         }
         let mut linked = Vec::new();
         if let Some(interpreter) = head.interpreter.clone() {
@@ -135,7 +144,8 @@ impl NamedFiles {
             self.bring(program.nid, bytes);
         }
         let mut dirs = Vec::new();
-        for at in dynamic.run_paths {
+        // There is one, or in old programs another of the other kind.
+        for at in dynamic.run_paths.into_iter().take(2) {
             let paths = self.string(program.nid, at).await?;
             dirs.extend(
                 paths
@@ -143,6 +153,7 @@ impl NamedFiles {
                     .map(|dir| with_origin(dir, &program.dir)),
             );
         }
+        dirs.truncate(DIRS_MAX);
         dirs.extend(DIRS.iter().map(|dir| dir.as_bytes().to_vec()));
         // Of libraries that their loader finds by what it was told elsewhere.
         dirs.push(program.dir.clone());
@@ -175,7 +186,8 @@ impl NamedFiles {
         }
         let dependencies = described.dependencies.iter().take(NAMES_MAX);
         let find = |name: &String| {
-            let mut places = package::places_of(&package.dir, name);
+            let places = package::places_of(&package.dir, name);
+            let mut places = places.take(DIRS_MAX).take_while(|_| !self.is_spent());
             places.find_map(|place| self.find(&[&place, &b"/"[..], package::FILE].concat()))
         };
         Some(dependencies.filter_map(find).collect())
@@ -200,18 +212,18 @@ impl NamedFiles {
     }
 
     fn find_in(&self, name: &[u8], dirs: &[Vec<u8>]) -> Option<Named> {
-        dirs.iter()
-            .find_map(|dir| self.find(&[dir, &b"/"[..], name].concat()))
+        let mut dirs = dirs.iter().take_while(|_| !self.is_spent());
+        dirs.find_map(|dir| self.find(&[dir, &b"/"[..], name].concat()))
     }
 
     fn find(&self, path: &[u8]) -> Option<Named> {
         if path.len() > PATH_MAX || !spend(&self.lookups_left, 1) {
             return None;
         }
-        let Ok(Resolved::Found(inode)) = resolve(&self.tree, path, true) else {
+        let Ok((Resolved::Found(inode), path)) = walk(&self.tree, path, true) else {
             return None;
         };
-        // A link's own directory would do as well as its target's: libraries lie beside their links.
+        // Programs look beside themselves, not beside links to them; so does Node.js.
         let dir = path.rsplitn(2, |&b| b == b'/').nth(1).unwrap_or_default();
         (inode.kind == FileType::Regular).then(|| Named {
             nid: inode.nid,
@@ -225,6 +237,11 @@ impl NamedFiles {
         let head = self.places(file, 0..elf::HEAD);
         let mut missing = head.iter().map(|(layer, bytes)| layer.missing_bytes(bytes));
         missing.any(|missing| missing > 0)
+    }
+
+    /// Whether nothing will be looked up any more.
+    fn is_spent(&self) -> bool {
+        self.lookups_left.load(Relaxed) == 0
     }
 
     /// Fetches what is read before any program runs.
@@ -274,7 +291,8 @@ impl NamedFiles {
         Some(bytes)
     }
 
-    /// Where these bytes of `file` lie, as far as it has them. Nothing of a file with holes: no program has any.
+    /// Where these bytes of `file` lie, as far as it has them. Nothing of a file with holes or in many pieces: no program
+    /// is so.
     fn places(&self, file: Nid, bytes: Range<u64>) -> Vec<(&LayerReader, Range<u64>)> {
         let place = |extent: Extent| match extent.place {
             Place::Layer { index, offset } => {
@@ -285,8 +303,12 @@ impl NamedFiles {
             Place::Hole => None,
         };
         let extents = self.tree.extents(file, bytes).into_iter().flatten();
-        let places: Option<Vec<_>> = extents.map(|extent| place(extent.ok()?)).collect();
-        places.unwrap_or_default()
+        let places = extents
+            .take(PIECES_MAX + 1)
+            .map(|extent| place(extent.ok()?));
+        let places: Option<Vec<_>> = places.collect();
+        let few = places.filter(|places| places.len() <= PIECES_MAX);
+        few.unwrap_or_default()
     }
 
     /// The path of a directory, by way of its parents.
@@ -294,7 +316,8 @@ impl NamedFiles {
         let mut names = Vec::new();
         while dir != self.tree.root() {
             let parent = self.tree.lookup(dir, b"..").ok()??;
-            let mut entries = self.tree.read_dir(parent, 0).ok()?.flatten();
+            let entries = self.tree.read_dir(parent, 0).ok()?.flatten();
+            let mut entries = entries.take(SIBLINGS_MAX);
             names.push(
                 entries
                     .find(|entry| entry.nid == dir && entry.name != b".")?

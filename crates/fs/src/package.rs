@@ -63,7 +63,7 @@ pub fn places_of<'a>(dir: &'a [u8], name: &'a str) -> impl Iterator<Item = Vec<u
         .rev()
         .filter(|&at| at == dir.len() || dir[at] == b'/');
     let ancestors = ends.map(|at| &dir[..at]);
-    let ancestors = ancestors.filter(|dir| !dir.ends_with(DIR));
+    let ancestors = ancestors.filter(|dir| dir.rsplit(|&b| b == b'/').next() != Some(DIR));
     ancestors.map(move |ancestor| [ancestor, b"/", DIR, b"/", name.as_bytes()].concat())
 }
 
@@ -125,6 +125,8 @@ mod tests {
                 "/node_modules/ms",
             ]
         );
+        let odd: Vec<_> = places_of(b"/my_node_modules", "ms").collect();
+        assert_eq!(odd[0], b"/my_node_modules/node_modules/ms");
         assert!(is_dependency(b"/app/node_modules/ms") && !is_dependency(b"/app"));
     }
 }
