@@ -153,9 +153,7 @@ impl LayerReader {
         }
         flights
     }
-}
 
-impl LayerReader {
     /// Whether somebody fetches `span`.
     pub(crate) fn is_under_way(&self, span: usize) -> bool {
         let bookings = self.store.flights.lock();

@@ -19,8 +19,7 @@ use std::{
 };
 use tokio::{runtime::Handle, task::JoinSet};
 
-/// Files of one image that are looked at: more than any start has. A made-up image shall not have us look
-/// for ever.
+/// Files of one image that are looked at: more than any start has. A made-up image shall not have us look for ever.
 const FILES_MAX: usize = 4096;
 /// Reads that are remembered until it is known where such files lie: some milliseconds.
 const EARLY_MAX: usize = 64;
